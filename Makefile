@@ -1,0 +1,41 @@
+# Every target sets up what it needs: a virtual environment with the tested versions, and hfseg itself.
+PYTHON ?= python3.11
+VENV := .venv
+RUN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test quick kill lint type bench docs ci clean
+
+demo: $(READY)  ## fine-tune on the embedded photograph, score it, draw it: under three minutes on two cores
+	$(RUN)/hfseg finetune
+
+test: $(READY)  ## the whole suite but for the long kill tests
+	$(RUN)/pytest -n 2 -m "not kill and not gpu"
+
+quick: $(READY)  ## the everyday subset, under a minute
+	$(RUN)/pytest -n 2 -m "not slow and not kill and not gpu"
+
+kill: $(READY)  ## kill a run at random moments and resume it
+	$(RUN)/pytest -m kill
+
+lint: $(READY)
+	$(RUN)/ruff check . && $(RUN)/ruff format --check .
+
+type: $(READY)
+	$(RUN)/mypy
+
+bench: $(READY)  ## the figures of docs/benchmarks.md
+	for script in scripts/bench_*.py; do $(RUN)/python $$script || exit 1; done
+
+docs: $(READY)  ## rebuild docs/config.md and docs/cli.md
+	$(RUN)/python scripts/build_docs.py
+
+ci: lint type test
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,139 @@
+"""Where a training crop lies, and cutting it: one resize of the crop only, labels without interpolation.
+
+The crop is a window of the image as it would be at the drawn scale. Pillow's `resize(box=...)` computes just that
+window from the source pixels below it, with the same filter support as a resize of the whole image. The labels of the
+window are those under its pixels' centres. Both follow the half-pixel convention, so they stay aligned.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image
+
+from hfseg.data.augment import AugmentConfig
+from hfseg.values import Sample
+
+PAD_COLOR = (124, 116, 104)
+"""What fills a crop beyond the image: ImageNet's mean colour, about 0 after normalization."""
+TRIES = 10
+"""How often a crop is drawn before one that a single class dominates is accepted."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A crop of an image that is resized from `source` to `full` (both height, width)."""
+
+    source: tuple[int, int]
+    full: tuple[int, int]
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def shrink(self) -> float:
+        """By how much the image gets smaller, at least, along either side; below 1 it grows."""
+        return min(self.source[0] / self.full[0], self.source[1] / self.full[1])
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom in pixels of the source."""
+        down, across = self.source[0] / self.full[0], self.source[1] / self.full[1]
+        right, bottom = (self.left + self.width) * across, (self.top + self.height) * down
+        return self.left * across, self.top * down, min(right, self.source[1]), min(bottom, self.source[0])
+
+
+def scaled_size(size: tuple[int, int], *, short_side: int | None, scale: float = 1.0) -> tuple[int, int]:
+    """Give the height and width at which the shorter side is `short_side` times `scale`."""
+    factor = scale if short_side is None else scale * short_side / min(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def draw_window(
+    labels: Integer[np.ndarray, "h w"], rng: np.random.Generator, augment: AugmentConfig, *, ignore_index: int
+) -> Window:
+    """Draw the scale and the place of a training crop.
+
+    Up to ten places are tried until no class takes `max_class_share` or more of the labelled pixels; a place without
+    labelled pixels is tried again too.
+    Source: `RandomCrop(cat_max_ratio)` of mmsegmentation.
+    """
+    source = (labels.shape[0], labels.shape[1])
+    low, high = augment.scale
+    full = scaled_size(source, short_side=augment.short_side, scale=float(rng.uniform(low, high)))
+    height, width = min(augment.crop[0], full[0]), min(augment.crop[1], full[1])
+    window = Window(source, full, 0, 0, height, width)
+    for _ in range(TRIES):
+        top, left = int(rng.integers(full[0] - height + 1)), int(rng.integers(full[1] - width + 1))
+        window = Window(source, full, top, left, height, width)
+        if augment.max_class_share == 1 or (height, width) == full:
+            break
+        if _largest_share(_labels_in(labels, window, step=8), ignore_index) < augment.max_class_share:
+            break
+    return window
+
+
+def cut_image(
+    image: Image.Image, window: Window, crop: tuple[int, int], *, factor: int = 1
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Resize the window out of an image whose sides were divided by `factor`, and pad it to `crop`, right and below."""
+    left, top, right, bottom = (edge / factor for edge in window.box)
+    box = (left, top, min(right, image.width), min(bottom, image.height))
+    size = (window.width, window.height)
+    pixels = image.resize(size, Image.Resampling.BILINEAR, box=box)
+    if (window.height, window.width) != crop:
+        padded = Image.new("RGB", (crop[1], crop[0]), PAD_COLOR)
+        padded.paste(pixels)
+        pixels = padded
+    return np.array(pixels)
+
+
+def cut_labels(
+    labels: Integer[np.ndarray, "h w"], window: Window, crop: tuple[int, int], *, ignore_index: int
+) -> Integer[np.ndarray, "h2 w2"]:
+    """Take the labels under the window's pixels and pad them to `crop` with `ignore_index`."""
+    cut = _labels_in(labels, window)
+    if cut.shape == crop:
+        return cut
+    out = np.full(crop, ignore_index, dtype=labels.dtype)
+    out[: window.height, : window.width] = cut
+    return out
+
+
+def train_geometry(sample: Sample, rng: np.random.Generator, augment: AugmentConfig, *, ignore_index: int) -> Sample:
+    """Scale, crop and pad a sample at random."""
+    window = draw_window(sample.labels, rng, augment, ignore_index=ignore_index)
+    image = cut_image(Image.fromarray(sample.image), window, augment.crop)
+    return Sample(image, cut_labels(sample.labels, window, augment.crop, ignore_index=ignore_index), sample.id)
+
+
+def eval_geometry(image: Image.Image, window: Window, *, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
+    """Bring a whole image, whose sides were divided by `factor`, to the window's full size; labels stay as they are."""
+    if (image.height, image.width) == window.full:
+        return np.array(image)
+    return cut_image(image, window, window.full, factor=factor)
+
+
+def whole_window(size: tuple[int, int], *, short_side: int | None) -> Window:
+    """Give the window of the whole image (height, width), brought to `short_side`."""
+    full = scaled_size(size, short_side=short_side)
+    return Window(size, full, 0, 0, *full)
+
+
+def _labels_in(labels: Integer[np.ndarray, "h w"], window: Window, *, step: int = 1) -> Integer[np.ndarray, "h2 w2"]:
+    """Gather the labels under the centres of the window's pixels, or of every `step`-th of them."""
+    rows = _centres(window.top, window.height, window.full[0], window.source[0], step)
+    columns = _centres(window.left, window.width, window.full[1], window.source[1], step)
+    return np.take(np.take(labels, rows, axis=0), columns, axis=1)
+
+
+def _centres(start: int, count: int, full: int, source: int, step: int) -> Integer[np.ndarray, " n"]:
+    """Source rows (or columns) under the centres of `count` pixels from `start`: floor((i + 0.5) s / f), exactly."""
+    return (2 * np.arange(start, start + count, step) + 1) * source // (2 * full)
+
+
+def _largest_share(labels: Integer[np.ndarray, "h w"], ignore_index: int) -> float:
+    labelled = labels[labels != ignore_index]
+    counts = np.bincount(labelled) if labelled.size else np.ones(1)
+    return float(counts.max() / counts.sum())

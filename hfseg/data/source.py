@@ -1,0 +1,99 @@
+"""Where the bytes of an image lie: in a table, in a file, in a zip archive, or behind an address."""
+
+import io
+import os
+import zipfile
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from hfseg.errors import DataError
+
+Source = Mapping[str, Any] | list[Any]
+"""An undecoded image: `bytes` or a `path` (as `datasets.Image(decode=False)` gives it), or the rows of a small table.
+
+A path is a file, `zip://member::archive.zip`, or any address that fsspec opens.
+"""
+
+ZIP = "zip://"
+
+
+def zip_path(member: str, archive_path: Path) -> str:
+    """Write the path of a file inside a zip archive."""
+    return f"{ZIP}{member}::{archive_path}"
+
+
+def source_name(source: Source, *, fallback: str) -> str:
+    """Name a source as messages do: its path, or `fallback` where it has none."""
+    path = source.get("path") if isinstance(source, Mapping) else None
+    if not path:
+        return fallback
+    member, archive = _split_zip(str(path))
+    return f"{archive}/{member}" if archive else str(path)
+
+
+def source_stem(source: Source) -> str | None:
+    """Give the file name of a source without its ending, or None where it has no name."""
+    path = source.get("path") if isinstance(source, Mapping) else None
+    return Path(str(path).split("::", 1)[0]).stem if path else None
+
+
+def open_source(source: Mapping[str, Any], *, name: str) -> io.BufferedIOBase:
+    """Open a source for reading.
+
+    Raises:
+        DataError: there is nothing, or it cannot be read; names it.
+    """
+    if source.get("bytes") is not None:
+        return io.BytesIO(source["bytes"])
+    path = source.get("path")
+    if not path:
+        raise DataError(f"`{name}` is empty: expected the bytes or the path of an image")
+    try:
+        return _open_path(str(path))
+    except KeyError:
+        raise DataError(f"`{name}` is not in the archive any more") from None
+    except (OSError, zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: an encrypted member
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"`{name}` cannot be read: {reason}") from None
+
+
+def read_bytes(source: Mapping[str, Any], *, name: str) -> bytes:
+    """Read a source as a whole.
+
+    Raises:
+        DataError: it cannot be read; names it.
+    """
+    if source.get("bytes") is not None:
+        return cast(bytes, source["bytes"])
+    with open_source(source, name=name) as file:
+        try:
+            return file.read()
+        except (OSError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"`{name}` cannot be read: {error}") from None
+
+
+def _open_path(path: str) -> io.BufferedIOBase:
+    member, archive = _split_zip(path)
+    if archive and "://" not in archive:
+        return cast(io.BufferedIOBase, _archive(archive, os.getpid()).open(member))
+    if "://" in path:
+        import fsspec  # type: ignore[import-untyped]
+
+        with fsspec.open(path, "rb") as file:
+            return io.BytesIO(file.read())
+    return Path(path).open("rb")
+
+
+def _split_zip(path: str) -> tuple[str, str | None]:
+    if not path.startswith(ZIP):
+        return path, None
+    member, _, archive = path.removeprefix(ZIP).partition("::")
+    return member, archive
+
+
+@lru_cache(maxsize=4)
+def _archive(path: str, process_id: int) -> zipfile.ZipFile:
+    """Keep an archive open in each process: a handle that two processes share would share its position too."""
+    return zipfile.ZipFile(path)

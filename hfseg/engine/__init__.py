@@ -1,0 +1,1 @@
+"""The loop, evaluation and checkpoints on torch and Accelerate; knows no data set, model or loss by name."""

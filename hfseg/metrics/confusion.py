@@ -1,0 +1,49 @@
+"""Counting pixels by label and prediction: the only place where it is done."""
+
+import torch
+from jaxtyping import Int, Integer
+from torch import Tensor
+
+_NARROW = 255
+"""Ignored labels up to this value get a row of their own instead of a pass over the labels."""
+
+
+def confusion(
+    pred: Int[Tensor, "*b h w"], labels: Integer[Tensor, "*b h w"], *, num_labels: int, ignore_index: int = 255
+) -> Int[Tensor, "k k"]:
+    """Count pixels by (label, prediction), leaving out ignored labels.
+
+    Rows are labels, columns predictions; the counts stay on the device of the labels.
+
+    Raises:
+        ValueError: a kept label, or the prediction of a kept pixel, lies outside [0, num_labels).
+    """
+    rows, ignored = labels.to(torch.int32, copy=True), ignore_index
+    if not num_labels <= ignore_index <= _NARROW:
+        rows, ignored = rows.masked_fill(labels == ignore_index, num_labels), num_labels
+    (low, high), (first, last) = rows.aminmax(), pred.aminmax()
+    height = max(num_labels, ignored) + 1
+    if low < 0 or high >= height or first < 0 or last >= num_labels:
+        _check(pred, labels, num_labels=num_labels, ignore_index=ignore_index)
+        pred = pred.clamp(0, num_labels - 1)  # what is out of range is ignored
+    cells = rows.mul_(num_labels).add_(pred.to(torch.int32))
+    counts = torch.bincount(cells.view(-1), minlength=height * num_labels).view(height, num_labels)
+    if height > num_labels + (ignored == num_labels) and counts[num_labels:ignored].any():
+        _check(pred, labels, num_labels=num_labels, ignore_index=ignore_index)
+    return counts[:num_labels]
+
+
+def _check(pred: Tensor, labels: Tensor, *, num_labels: int, ignore_index: int) -> None:
+    """Find what is out of range among the pixels that count.
+
+    Raises:
+        ValueError: names the value.
+    """
+    kept = labels != ignore_index
+    for name, values in (("label", labels[kept]), ("prediction", pred[kept])):
+        outside = values[(values < 0) | (values >= num_labels)]
+        if outside.numel():
+            raise ValueError(
+                f"{name} {int(outside[0])} in {outside.numel()} pixels: expected 0 to {num_labels - 1}"
+                + (f" or {ignore_index}, which is ignored" if name == "label" else "")
+            )

@@ -1,0 +1,82 @@
+"""Scores of a whole data set, from one confusion matrix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+State = Literal["ok", "absent", "never predicted"]
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Intersection over union and accuracy, 0 to 1, over the data set and by class.
+
+    Means leave out classes for which they are not defined: IoU where a class is neither labelled nor predicted,
+    accuracy where it is not labelled. By class these are NaN.
+    """
+
+    mean_iou: float
+    mean_accuracy: float
+    overall_accuracy: float
+    per_category_iou: tuple[float, ...]
+    per_category_accuracy: tuple[float, ...]
+    label_pixels: tuple[int, ...]
+    predicted_pixels: tuple[int, ...]
+
+    @classmethod
+    def from_confusion(cls, matrix: Int[Tensor, "k k"]) -> "Scores":
+        """Score counts of pixels by label (rows) and prediction (columns)."""
+        counts = matrix.cpu().double()
+        hits, labelled, predicted = counts.diag(), counts.sum(1), counts.sum(0)
+        iou, accuracy = hits / (labelled + predicted - hits), hits / labelled  # 0 / 0 is NaN
+        return cls(
+            mean_iou=float(iou.nanmean()),
+            mean_accuracy=float(accuracy.nanmean()),
+            overall_accuracy=float(hits.sum() / labelled.sum()),
+            per_category_iou=tuple(iou.tolist()),
+            per_category_accuracy=tuple(accuracy.tolist()),
+            label_pixels=tuple(matrix.sum(1).tolist()),
+            predicted_pixels=tuple(matrix.sum(0).tolist()),
+        )
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """Say of each class whether its scores mean something: `absent` has no label, `never predicted` no prediction."""
+        return tuple(
+            "absent" if not labelled else "ok" if predicted else "never predicted"
+            for labelled, predicted in zip(self.label_pixels, self.predicted_pixels, strict=True)
+        )
+
+    def to_dict(self, names: Sequence[str], palette: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Give everything as JSON has it: NaN becomes None, and each class is a row with its name and colour."""
+        rows = [
+            {
+                "id": index,
+                "name": names[index],
+                "color": list(palette[index]),
+                "label_pixels": self.label_pixels[index],
+                "predicted_pixels": self.predicted_pixels[index],
+                "iou": _number(self.per_category_iou[index]),
+                "accuracy": _number(self.per_category_accuracy[index]),
+                "state": self.states[index],
+            }
+            for index in range(len(names))
+        ]
+        means = ("mean_iou", "mean_accuracy", "overall_accuracy")
+        return {**{name: _number(getattr(self, name)) for name in means}, "classes": rows}
+
+
+def constant_baseline(matrix: Int[Tensor, "k k"]) -> Scores:
+    """Score the predictor that always says the most frequent class of these labels."""
+    constant = torch.zeros_like(matrix)
+    constant[:, matrix.sum(1).argmax()] = matrix.sum(1)
+    return Scores.from_confusion(constant)
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value  # noqa: PLR0124

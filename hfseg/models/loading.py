@@ -1,0 +1,56 @@
+"""Opening a whole segmentation model, with nothing missing and nothing left over."""
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, MODEL_FOR_BACKBONE_MAPPING, MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
+
+from hfseg.errors import ModelError
+from hfseg.models.pixels import Pixels
+from hfseg.models.sources import Source, load
+
+SUFFIX = "ForSemanticSegmentation"
+
+
+def load_segmentation(source: Source) -> tuple[Any, Pixels]:
+    """Load a semantic segmentation model and how it takes pixels.
+
+    Raises:
+        ModelError: it is no semantic segmentation model, parameters are missing, left over or of another shape, or
+            nothing says how it takes pixels.
+    """
+    _check_kind(source)
+    if source.preprocessor is None:
+        raise ModelError(
+            f"`{source.location}` holds no preprocessor_config.json: its mean and deviation are not known",
+            hint="add one with `image_mean` and `image_std`",
+        )
+    config = CONFIG_MAPPING[source.model_type].from_dict(dict(source.config))
+    loaded = load(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING[type(config)], source, config=config)
+    for what, names in (("lacks", loaded.missing), ("holds unknown", loaded.unexpected)):
+        if names:
+            shown = ", ".join(f"`{name}`" for name in names[:4])
+            raise ModelError(
+                f"`{source.location}` {what} {len(names)} parameters of `{type(loaded.model).__name__}`: "
+                f"{shown}{' ...' if len(names) > 4 else ''}",
+                hint="the file is of another model, or incomplete",
+            )
+    if loaded.mismatched:
+        name, old, new = loaded.mismatched[0]
+        raise ModelError(
+            f"`{source.location}` does not fit its own config.json: `{name}` is {list(old)} in the file, "
+            f"expected {list(new)}"
+        )
+    return loaded.model, Pixels.from_preprocessor(source.preprocessor)
+
+
+def _check_kind(source: Source) -> None:
+    architectures = source.config.get("architectures") or []
+    known = CONFIG_MAPPING[source.model_type] in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
+    if known and (not architectures or architectures[0].endswith(SUFFIX)):
+        return
+    name = architectures[0] if architectures else source.model_type
+    is_encoder = CONFIG_MAPPING[source.model_type] in MODEL_FOR_BACKBONE_MAPPING
+    raise ModelError(
+        f"`{source.location}` is a `{name}`: expected a semantic segmentation model (`...{SUFFIX}`)",
+        hint=f"it can be an encoder: --backbone {source.location}" if is_encoder else None,
+    )

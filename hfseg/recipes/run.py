@@ -1,0 +1,127 @@
+"""A run: its settings as one value, and its folder."""
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import NonNegativeInt
+
+from hfseg.config import Config, differences
+from hfseg.data import AugmentConfig, DataConfig, DemoConfig, LoaderConfig
+from hfseg.engine.checkpoint import write_file
+from hfseg.engine.optim import OptimConfig
+from hfseg.engine.plan import TrainConfig
+from hfseg.engine.runtime import Runtime, RuntimeConfig, environment
+from hfseg.errors import CheckpointError
+from hfseg.losses import LossConfig
+from hfseg.models import FreezeConfig, ModelConfig, SegformerModelConfig
+
+FREE_ON_RESUME = frozenset({"output", "loader.workers", "train.keep_checkpoints", "runtime.num_processes"})
+"""Settings that may differ when a run goes on: they do not change its weights."""
+
+
+class FinetuneConfig(Config):
+    """Everything that decides a run."""
+
+    output: Path = Path("runs/run")
+    """Folder of the run; it must not exist, unless the run is resumed."""
+    seed: NonNegativeInt = 0
+    """Seed of the weights that are new, the order of the images, augmentation and dropout."""
+    verify_data: bool = True
+    """Read every mask and every image header before the first step, and name what is wrong."""
+    samples: NonNegativeInt = 8
+    """Validation images that are predicted for the report."""
+    data: DataConfig = DemoConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loader: LoaderConfig = LoaderConfig()
+    model: ModelConfig = SegformerModelConfig()
+    freeze: FreezeConfig = FreezeConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run, by name."""
+
+    path: Path
+
+    @classmethod
+    def of_model(cls, model: str) -> "RunFolder | None":
+        """Find the run that a model belongs to: the folder itself or the one above; None for any other model."""
+        path = Path(model)
+        found = (folder for folder in (path, path.absolute().parent) if (folder / "config.yaml").is_file())
+        return next((cls(folder) for folder in found if (folder / "env.json").is_file()), None)
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training states."""
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        """The model folder with the best mean IoU."""
+        return self.path / "best-miou"
+
+    def settings(self) -> FinetuneConfig:
+        """Read the settings that the run was started with."""
+        return FinetuneConfig.load(yaml_path=self.config)
+
+    def check(self, config: FinetuneConfig, runtime: Runtime, *, resume: bool) -> None:
+        """Check that a run can start here, or that the run that is here can go on; write nothing.
+
+        Raises:
+            CheckpointError: something is in the way, there is no run to go on with, or it was started with other
+                settings (names the keys that differ) or another number of processes.
+        """
+        if resume:
+            self._check_same(config, runtime)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise CheckpointError(
+                f"output `{self.path}` exists already",
+                hint="go on with it by --resume, or give another --output; a run is never overwritten",
+            )
+
+    def start(self, config: FinetuneConfig, runtime: Runtime) -> None:
+        """Make the folder of a new run, with its settings and its environment."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_file(self.path / "env.json", json.dumps(environment(runtime), indent=2))
+        write_file(self.config, config.to_yaml())
+
+    def _check_same(self, config: FinetuneConfig, runtime: Runtime) -> None:
+        if not self.config.is_file():
+            raise CheckpointError(
+                f"there is no run to resume in `{self.path}`: `{self.config.name}` is missing",
+                hint="leave out --resume to start one",
+            )
+        changed = {
+            key: pair for key, pair in differences(self.settings(), config).items() if key not in FREE_ON_RESUME
+        }
+        if changed:
+            listed = ", ".join(f"`{key}` was {old!r}, got {new!r}" for key, (old, new) in changed.items())
+            raise CheckpointError(
+                f"run `{self.path}` was started with another config: {listed}",
+                hint="resume with the run's own settings (--output RUN --resume alone), or start another run",
+            )
+        before = json.loads((self.path / "env.json").read_text()).get("processes")
+        if before != str(runtime.world_size):
+            raise CheckpointError(
+                f"run `{self.path}` was started with {before} processes: got {runtime.world_size}",
+                hint="the batches of a run depend on their number; start the same number of processes",
+            )
+
+
+def free_output(config: FinetuneConfig) -> Path:
+    """Name a folder below `runs/` after the data and the model, with a number where that name is taken."""
+    model = config.model.checkpoint if config.model.kind == "checkpoint" else f"{config.model.kind}-{config.model.backbone}"
+    base = Path("runs") / f"{config.data.kind}-{Path(model).name}"
+    candidates = (base if number == 1 else base.with_name(f"{base.name}-{number}") for number in itertools.count(1))
+    return next(path for path in candidates if not path.exists())

@@ -1,0 +1,86 @@
+"""Scoring a model on one part of a data set, and what is written about it."""
+
+import csv
+import io
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hfseg.data import AugmentConfig, LoaderConfig, StreamDataset, TableDataset, eval_loader
+from hfseg.engine.checkpoint import write_file
+from hfseg.engine.evaluation import Evaluation, evaluate
+from hfseg.engine.runtime import Runtime
+from hfseg.errors import DataError
+from hfseg.labels import LabelSpace
+from hfseg.losses import LossConfig
+from hfseg.metrics import Scores, confusion, constant_baseline
+from hfseg.models import Segmenter
+
+
+def evaluate_on(
+    segmenter: Segmenter, dataset: TableDataset | StreamDataset, *, augment: AugmentConfig, loader: LoaderConfig, loss: LossConfig,
+    runtime: Runtime,
+) -> Evaluation:
+    """Count pixels by label and prediction over a whole data set, at the labels' own size."""
+    space = dataset.labels
+    return evaluate(
+        segmenter,
+        eval_loader(dataset, augment, loader, rank=runtime.rank, world_size=runtime.world_size),
+        count=partial(confusion, num_labels=space.num_labels, ignore_index=space.ignore_index),
+        criterion=loss.build(ignore_index=space.ignore_index),
+        runtime=runtime,
+    )
+
+
+def describe(evaluation: Evaluation, space: LabelSpace, **facts: Any) -> dict[str, Any]:
+    """Put scores, the constant predictor's scores beside them, and `facts` about the evaluation into one value."""
+    scores, baseline = Scores.from_confusion(evaluation.confusion), constant_baseline(evaluation.confusion)
+    table = scores.to_dict(space.names, space.palette)
+    return {
+        **facts,
+        "loss": evaluation.loss,
+        "baseline": {
+            "class": space.names[baseline.predicted_pixels.index(max(baseline.predicted_pixels))],
+            "mean_iou": baseline.mean_iou,
+            "overall_accuracy": baseline.overall_accuracy,
+        },
+        **table,
+        "confusion": evaluation.confusion.tolist(),
+    }
+
+
+def write_metrics(metrics: dict[str, Any], path: Path) -> None:
+    """Write `metrics.json`, and the table of the classes beside it as CSV."""
+    table = io.StringIO()
+    rows = [{**row, "color": "#{:02x}{:02x}{:02x}".format(*row["color"])} for row in metrics["classes"]]
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path.with_suffix(".csv"), table.getvalue())
+    write_file(path, json.dumps(metrics, indent=2))
+
+
+def check_same_classes(model: LabelSpace, data: LabelSpace, *, name: str) -> None:
+    """Refuse to score a model on labels of other classes.
+
+    Raises:
+        DataError: the numbers of classes differ, or names at the same place do.
+    """
+    ours, theirs = ([_plain(label) for label in space.names] for space in (model, data))
+    if ours == theirs:
+        return
+    if len(ours) != len(theirs):
+        difference = f"it has {len(ours)} classes, the data set has {len(theirs)}"
+    else:
+        place = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        difference = f"class {place} is `{model.names[place]}` in the model and `{data.names[place]}` in the data set"
+    raise DataError(
+        f"model `{name}` cannot be scored on this data set: {difference}",
+        hint="give the classes the model was trained on with `--set data.classes=[...]`, or fine-tune it on this data",
+    )
+
+
+def _plain(label: str) -> str:
+    """A class name without its synonyms: data sets and models list them differently."""
+    return label.split(";")[0].split(",")[0].strip().lower()

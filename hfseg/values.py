@@ -1,0 +1,63 @@
+"""What passes between the parts: samples, batches and model outputs."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One decoded image with its labels, as a data set gives it."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples of one size, stacked.
+
+    `pixel_values` are bytes of 0..255, or floats of 0..1 once an on-device step has changed them.
+    `draws` holds one row of uniform numbers in [0, 1) per sample, from which on-device augmentation takes its
+    randomness, so that it depends on the sample and not on the batch, the rank or the device.
+    """
+
+    pixel_values: Shaped[Tensor, "b 3 h w"]
+    labels: Shaped[Tensor, "b h2 w2"]
+    ids: tuple[str, ...]
+    draws: Float[Tensor, "b p"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "Batch":
+        """Move every tensor to `device`."""
+        return replace(
+            self,
+            pixel_values=self.pixel_values.to(device, non_blocking=non_blocking),
+            labels=self.labels.to(device, non_blocking=non_blocking),
+            draws=None if self.draws is None else self.draws.to(device, non_blocking=non_blocking),
+        )
+
+    def pin(self) -> "Batch":
+        """Copy every tensor to page-locked memory, from which a device can fetch it in the background."""
+        return replace(
+            self,
+            pixel_values=self.pixel_values.pin_memory(),
+            labels=self.labels.pin_memory(),
+            draws=None if self.draws is None else self.draws.pin_memory(),
+        )
+
+    pin_memory = pin  # the name by which torch's DataLoader asks for it
+
+
+class SegOutput(NamedTuple):
+    """What a segmentation model says, at its decoder's own stride."""
+
+    logits: Float[Tensor, "b k h w"]
+    aux_logits: Float[Tensor, "b k h2 w2"] | None = None

@@ -1,0 +1,88 @@
+"""Write docs/config.md from the settings' own documentation, and docs/cli.md from the command line's."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import typer
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from hfseg.cli import app
+from hfseg.config import KIND, kind_of, models_in
+from hfseg.recipes.run import FinetuneConfig
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def config_page() -> str:
+    """Describe every setting of a run, a section each."""
+    head = (
+        "# Settings of a run\n\nMade by `make docs` from the code. Any of them can stand in a YAML file (`--config`) "
+        "or behind `--set`, as in `--set optim.lr=1e-4`.\n"
+    )
+    return "\n".join([head, *sections(FinetuneConfig, "")])
+
+
+def sections(config: type[BaseModel], path: str) -> Iterator[str]:
+    """Give a table of the plain settings of a config, then the sections inside it."""
+    inner = {name: models_in(field.annotation) for name, field in config.model_fields.items()}
+    plain = [name for name in config.model_fields if not inner[name]]
+    if plain:
+        yield "| key | default | |\n|---|---|---|\n" + "\n".join(row(config, path, name) for name in plain) + "\n"
+    for name, choices in inner.items():
+        for choice in choices:
+            kind = f" with `{KIND}: {kind_of(choice)}`" if len(choices) > 1 else ""
+            dotted = f"{path}{name}"
+            yield f"## `{dotted}`{kind}\n\n{(choice.__doc__ or '').strip()}\n"
+            yield from sections(choice, f"{dotted}.")
+
+
+def row(config: type[BaseModel], path: str, name: str) -> str:
+    """Describe one setting."""
+    field = config.model_fields[name]
+    default = "needed" if field.default is PydanticUndefined else f"`{shown(field.default)}`"
+    text = " ".join((field.description or "").split()).replace("|", "\\|")
+    return f"| `{path}{name}` | {default} | {text} |"
+
+
+def shown(value: Any) -> str:
+    """Write a default as YAML would."""
+    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, tuple | dict) else str(
+        list(value) if isinstance(value, tuple) else value
+    )
+
+
+def cli_page() -> str:
+    """Describe every command and option."""
+    group = typer.main.get_command(app)
+    context = click.Context(group, info_name="hfseg")
+    parts = ["# Command line\n\nMade by `make docs` from the code.\n"]
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        parts.append(f"## `hfseg {name}`\n\n{command.help}\n")
+        rows = [f"| `{usage(parameter)}` | {getattr(parameter, 'help', '') or ''} |" for parameter in command.params]
+        parts.append("| | |\n|---|---|\n" + "\n".join(row.replace("[default", "(default").replace("]", ")") for row in rows))
+        parts.append(f"\n{command.epilog}\n" if command.epilog else "")
+    return "\n".join(parts)
+
+
+def usage(parameter: click.Parameter) -> str:
+    """Write an option or argument as one types it."""
+    return ", ".join(parameter.opts) if isinstance(parameter, click.Option) else parameter.human_readable_name
+
+
+def main(check: bool) -> None:
+    """Write the pages; with `check`, stop where one is out of date."""
+    for name, page in {"config.md": config_page(), "cli.md": cli_page()}.items():
+        path = DOCS / name
+        if check and path.read_text(encoding="utf-8") != page:
+            sys.exit(f"{path} is out of date: run `make docs`")
+        path.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main("--check" in sys.argv)

@@ -1,0 +1,52 @@
+"""Started by torchrun in test_processes.py: trains a little, and says what this process ended with."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from hfseg.data import eval_loader, train_loader
+from hfseg.engine.loop import fit
+from hfseg.recipes.finetune import build_model, make_task, open_data
+from hfseg.recipes.run import FinetuneConfig
+from hfseg.recipes.scoring import evaluate_on
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+config = FinetuneConfig.load(yaml_path=Path(sys.argv[2]), flags={"output": str(folder)})
+runtime = config.runtime.start(folder)
+runtime.on_main(lambda: folder.mkdir(parents=True))
+train, validation = open_data(config, runtime)
+segmenter = build_model(config, train, runtime)
+plan = config.train.plan(12 // runtime.world_size)
+trained = [
+    batch.ids
+    for batch, _ in zip(
+        train_loader(train, config.augment, config.loader, seed=0, rank=runtime.rank, world_size=runtime.world_size),
+        range(3),
+        strict=False,
+    )
+]
+fit(make_task(config, segmenter, train, validation, runtime), plan, config.optim, runtime, folder, seed=0, state=None)
+found = evaluate_on(
+    segmenter, validation, augment=config.augment, loader=config.loader, loss=config.loss, runtime=runtime
+)
+seen = [
+    name
+    for batch in eval_loader(validation, config.augment, config.loader, rank=runtime.rank, world_size=runtime.world_size)
+    for name in batch.ids
+]
+digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in segmenter.state_dict().values())).hexdigest()
+said = {
+    "rank": runtime.rank,
+    "world_size": runtime.world_size,
+    "weights": digest,
+    "trained": trained,
+    "seen": seen,
+    "images": found.images,
+    "loss": found.loss,
+    "confusion": found.confusion.tolist(),
+}
+(folder / f"rank{runtime.rank}.json").write_text(json.dumps(said))

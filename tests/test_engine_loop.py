@@ -1,0 +1,229 @@
+"""The loop on a tiny model: resuming, accumulation, stopping, and losses that are not finite."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.nn import functional as F
+
+from hfseg.engine.checkpoint import load_newest
+from hfseg.engine.evaluation import evaluate
+from hfseg.engine.loop import Task, fit
+from hfseg.engine.optim import OptimConfig
+from hfseg.engine.plan import TrainConfig
+from hfseg.engine.runtime import RuntimeConfig, check_launch
+from hfseg.errors import LaunchError, RunFailed, RunInterrupted
+from hfseg.values import Batch, SegOutput
+
+
+class Tiny(nn.Module):
+    """A convolution with batch norm and dropout, so that buffers and random numbers matter."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Dropout(0.3), nn.Conv2d(8, 2, 1))
+
+    def forward(self, pixel_values):
+        return SegOutput(self.net(pixel_values.float() / 255))
+
+
+def batch(number: int, size: int = 2) -> Batch:
+    generator = torch.Generator().manual_seed(number)
+    images = torch.randint(0, 256, (size, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    return Batch(images, (images[:, 0] > 127).to(torch.uint8), tuple(f"{number}-{i}" for i in range(size)))
+
+
+def endless(start: int):
+    while True:
+        yield batch(start)
+        start += 1
+
+
+def loss_fn(model, given: Batch):
+    logits = F.interpolate(model(given.pixel_values).logits, size=(8, 8))
+    return {"ce": (loss := F.cross_entropy(logits, given.labels.long())), "total": loss}
+
+
+def count(pred, labels):
+    return torch.bincount(labels.flatten().long() * 2 + pred.flatten(), minlength=4).view(2, 2)
+
+
+def train(folder: Path, *, steps: int = 8, resume: bool = False, **changes) -> nn.Module:
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(1)
+    model = Tiny()
+    runtime = RuntimeConfig(cpu=True).start()
+
+    def validate():
+        found = evaluate(
+            model, [batch(1000)], count=count, criterion=lambda output, labels: loss_fn(lambda _: output, batch(1000)),
+            runtime=runtime,
+        )
+        accuracy = float(found.confusion.diag().sum() / found.confusion.sum())
+        return {"loss": found.loss, "mean_iou": accuracy, "overall_accuracy": accuracy}
+
+    options = dict(
+        model=model, batches=endless, augment=lambda given: given, loss_fn=loss_fn, validate=validate,
+        export=lambda directory: torch.save(model.state_dict(), directory / "weights.pt"), unfreeze=lambda: None,
+    )
+    plan = TrainConfig(steps=steps, eval_every=4, checkpoint_every=3, log_every=1, **changes.pop("train", {})).plan(10)
+    state = load_newest(folder / "checkpoints", warn=print) if resume else None
+    fit(Task(**(options | changes)), plan, OptimConfig(lr=0.01), runtime, folder, seed=5, state=state)
+    return model
+
+
+def records(folder: Path) -> list[dict]:
+    noise = {"seconds", "images_per_s", "data_wait"}
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in noise} for line in lines if line["event"] != "resume"]
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+class Stopped(Exception):
+    pass
+
+
+def stopping_at(number: int):
+    """Batches of a run that dies when it asks for batch `number`."""
+
+    def batches(start: int):
+        for place, given in zip(range(start, number), endless(start), strict=False):
+            yield given
+        raise Stopped
+
+    return batches
+
+
+@pytest.mark.parametrize("died_at", [2, 5, 7])
+def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path, died_at):
+    whole = train(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(tmp_path / "cut", batches=stopping_at(died_at))
+    resumed = train(tmp_path / "cut", resume=True)
+    assert same(whole, resumed)
+    assert records(tmp_path / "cut") == records(tmp_path / "whole")
+    for name in ("best-miou", "best-loss", "last"):
+        one, other = (torch.load(tmp_path / run / name / "weights.pt") for run in ("whole", "cut"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_runs_repeat_bit_for_bit_and_learn(tmp_path):
+    one, two = train(tmp_path / "a"), train(tmp_path / "b")
+    assert same(one, two)
+    losses = [line["loss"] for line in records(tmp_path / "a") if line["event"] == "validation"]
+    assert losses[-1] < losses[0]
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
+    class Plain(Tiny):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 2, 1))
+
+    def large(start):
+        while True:
+            parts = [batch(2 * start), batch(2 * start + 1)]
+            yield Batch(
+                torch.cat([p.pixel_values for p in parts]), torch.cat([p.labels for p in parts]), parts[0].ids + parts[1].ids
+            )
+            start += 1
+
+    models = []
+    for name, changes in {"small": {"train": {"accumulation": 2}}, "large": {"batches": large}}.items():
+        torch.manual_seed(0)
+        model = Plain()
+        train(tmp_path / name, model=model, **changes)
+        models.append(model)
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(tmp_path):
+    def poisoned(model, given):
+        terms = loss_fn(model, given)
+        return {**terms, "total": terms["total"] * (float("nan") if given.ids[0] == "6-0" else 1)}
+
+    with pytest.raises(RunFailed, match="loss is nan at step 7: the batch holds `6-0`, `6-1`") as error:
+        train(tmp_path, loss_fn=poisoned)
+    assert "step-000006" in error.value.hint
+    kept = load_newest(tmp_path / "checkpoints", warn=print)
+    assert all(torch.isfinite(value).all() for value in kept.model.values())
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_state_and_says_how_to_go_on(tmp_path, sent, code):
+    def killing(start):
+        for number, given in enumerate(endless(start), start):
+            if number == 4:
+                os.kill(os.getpid(), sent)
+            yield given
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(RunInterrupted, match=f"stopped by {sent.name} after step") as error:
+        train(tmp_path / "cut", batches=killing)
+    assert error.value.exit_code == code
+    assert "--resume" in error.value.hint
+    assert same(whole, train(tmp_path / "cut", resume=True))
+
+
+def test_weights_are_set_free_at_their_step_also_after_a_resume(tmp_path):
+    def run(folder, **changes):
+        torch.manual_seed(1)
+        model = Tiny()
+        first = model.net[0]
+        first.requires_grad_(False)
+        start = first.weight.clone()
+        seen = []
+
+        def watching(wrapped, given):
+            seen.append(torch.equal(first.weight, start))
+            return loss_fn(wrapped, given)
+
+        options = dict(model=model, loss_fn=watching, unfreeze=lambda: first.requires_grad_(True), unfreeze_step=4)
+        try:
+            train(folder, **(options | changes))
+        except Stopped:
+            pass
+        return model, seen
+
+    whole, seen = run(tmp_path / "whole")
+    assert seen == [True] * 5 + [False] * 3
+    run(tmp_path / "cut", batches=stopping_at(7))
+    resumed, _ = run(tmp_path / "cut", resume=True)
+    assert same(whole, resumed)
+
+
+def test_a_launch_that_lost_its_processes_is_refused():
+    launched = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_PORT": "29500"}
+    with pytest.raises(LaunchError, match="several processes were asked for"):
+        check_launch(launched)
+    check_launch({**launched, "WORLD_SIZE": "2"})
+    check_launch({})
+    with pytest.raises(LaunchError, match="`runtime.num_processes` is 3: got 1 running"):
+        RuntimeConfig(cpu=True, num_processes=3).start()
+
+
+def test_an_unknown_tracker_is_refused():
+    with pytest.raises(LaunchError, match="tracker `notebook` is not installed or not known"):
+        RuntimeConfig(cpu=True, trackers=("notebook",)).start()
+
+
+@pytest.fixture
+def fresh_accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_half_precision_floats_need_a_gpu():
+    with pytest.raises(LaunchError, match="`fp16` needs a GPU"):
+        RuntimeConfig(cpu=True, precision="fp16").start()

@@ -1,0 +1,154 @@
+"""Counts and scores against a plain loop in Python, and against the arithmetic of `evaluate`'s `mean_iou`."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hfseg.metrics import Scores, confusion, constant_baseline
+from hfseg.metrics.mean_iou import MeanIou
+
+
+def maps(seed: int, classes: int, *, ignore: int = 255, dtype=torch.uint8):
+    """A random prediction and labels of an odd size; some classes absent, some pixels ignored."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 40, 2) * 2 + 1)
+    present = rng.permutation(classes)[: max(1, classes // 2)]
+    labels = rng.choice(present, shape)
+    pred = np.where(rng.random(shape) < 0.5, labels, rng.integers(0, classes, shape))
+    labels = np.where(rng.random(shape) < 0.2, ignore, labels)
+    return torch.from_numpy(pred), torch.from_numpy(labels).to(dtype)
+
+
+def counted(pred, labels, classes, ignore=255):
+    matrix = [[0] * classes for _ in range(classes)]
+    for p, y in zip(pred.flatten().tolist(), labels.flatten().tolist(), strict=True):
+        if y != ignore:
+            matrix[y][p] += 1
+    return torch.tensor(matrix)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7, 150, 255])
+@pytest.mark.parametrize("seed", range(4))
+def test_confusion_equals_a_plain_count(classes, seed):
+    pred, labels = maps(seed, classes)
+    assert torch.equal(confusion(pred, labels, num_labels=classes), counted(pred, labels, classes))
+
+
+@pytest.mark.parametrize(("ignore", "dtype"), [(-100, torch.int64), (65535, torch.int64), (0, torch.int32), (254, torch.int16)])
+def test_any_ignored_value_is_left_out(ignore, dtype):
+    pred, labels = maps(3, 9, ignore=ignore, dtype=dtype)
+    before = labels.clone()
+    assert torch.equal(confusion(pred, labels, num_labels=9, ignore_index=ignore), counted(pred, labels, 9, ignore))
+    assert torch.equal(labels, before)
+
+
+def test_more_classes_than_a_byte_holds():
+    pred, labels = maps(5, 400, ignore=65535, dtype=torch.int64)
+    assert torch.equal(confusion(pred, labels, num_labels=400, ignore_index=65535), counted(pred, labels, 400, 65535))
+
+
+def test_confusion_of_parts_equals_confusion_of_whole():
+    pred, labels = maps(0, 5)
+    parts = [confusion(p, y, num_labels=5) for p, y in zip(pred.split(2), labels.split(2), strict=True)]
+    assert torch.equal(sum(parts), confusion(pred, labels, num_labels=5))
+
+
+@pytest.mark.parametrize(
+    ("pred", "labels", "message"),
+    [
+        ([[0, 1]], [[0, 3]], "label 3 in 1 pixels: expected 0 to 2 or 255, which is ignored"),
+        ([[0, 1]], [[0, 254]], "label 254 in 1 pixels"),
+        ([[0, 3]], [[0, 0]], "prediction 3 in 1 pixels: expected 0 to 2"),
+        ([[0, -1]], [[0, 0]], "prediction -1"),
+    ],
+)
+def test_values_outside_the_classes_are_an_error(pred, labels, message):
+    with pytest.raises(ValueError, match=message):
+        confusion(torch.tensor(pred), torch.tensor(labels), num_labels=3)
+
+
+def test_a_prediction_under_an_ignored_label_may_be_anything():
+    found = confusion(torch.tensor([[0, 7], [1, -3]]), torch.tensor([[0, 255], [1, 255]]), num_labels=2)
+    assert found.tolist() == [[1, 0], [0, 1]]
+
+
+def brute_force(pairs, classes, ignore=255):
+    """Scores by their definitions, a pixel at a time."""
+    hit, labelled, predicted = ([0] * classes for _ in range(3))
+    for pred, labels in pairs:
+        for p, y in zip(pred.flatten().tolist(), labels.flatten().tolist(), strict=True):
+            if y == ignore:
+                continue
+            hit[y] += p == y
+            labelled[y] += 1
+            predicted[p] += 1
+    union = [labelled[c] + predicted[c] - hit[c] for c in range(classes)]
+    iou = [hit[c] / union[c] if union[c] else math.nan for c in range(classes)]
+    accuracy = [hit[c] / labelled[c] if labelled[c] else math.nan for c in range(classes)]
+    mean = lambda values: float(np.nanmean(values))  # noqa: E731
+    return mean(iou), mean(accuracy), sum(hit) / sum(labelled), iou, accuracy
+
+
+def published(pairs, classes, ignore=255):
+    """The arithmetic of `mean_iou`: histograms of each image's kept pixels, summed, divided, NaN left out."""
+    total = np.zeros((4, classes))
+    for pred, labels in pairs:
+        kept = labels.numpy() != ignore
+        p, y = pred.numpy()[kept], labels.numpy()[kept]
+        areas = [np.histogram(values, bins=classes, range=(0, classes - 1))[0] for values in (p[p == y], p, y)]
+        total += np.stack([areas[0], areas[1] + areas[2] - areas[0], areas[1], areas[2]])
+    with np.errstate(invalid="ignore"):
+        iou, accuracy = total[0] / total[1], total[0] / total[3]
+    return np.nanmean(iou), np.nanmean(accuracy), total[0].sum() / total[3].sum(), iou, accuracy
+
+
+@pytest.mark.parametrize("oracle", [brute_force, published])
+@pytest.mark.parametrize("classes", [2, 11, 150])
+def test_streamed_scores_equal_the_oracle(oracle, classes):
+    pairs = [maps(seed, classes) for seed in range(6)]
+    metric = MeanIou(num_labels=classes)
+    for pred, labels in pairs[:3]:
+        metric.add_batch(predictions=[pred.numpy()], references=[labels.numpy()])
+    found = metric.compute(predictions=[p for p, _ in pairs[3:]], references=[y for _, y in pairs[3:]])
+    wanted = oracle(pairs, classes)
+    names = ("mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou", "per_category_accuracy")
+    for name, value in zip(names, wanted, strict=True):
+        np.testing.assert_allclose(found[name], value, rtol=1e-12, equal_nan=True, err_msg=name)
+
+
+def test_computing_starts_anew_and_an_empty_metric_is_an_error():
+    metric = MeanIou(num_labels=2)
+    assert metric.compute(predictions=[[[0, 1]]], references=[[[0, 1]]])["mean_iou"] == 1
+    with pytest.raises(ValueError, match="nothing to score"):
+        metric.compute()
+
+
+def test_classes_without_a_score_can_be_given_one():
+    found = MeanIou(num_labels=3).compute(predictions=[[[0]]], references=[[[0]]], nan_to_num=0)
+    assert found["per_category_iou"].tolist() == [1, 0, 0]
+    assert found["mean_iou"] == 1
+
+
+def test_what_would_change_labels_twice_is_refused():
+    metric = MeanIou(num_labels=3)
+    with pytest.raises(ValueError, match="`reduce_labels` would change labels a second time"):
+        metric.add_batch(predictions=[[[0]]], references=[[[0]]], reduce_labels=True)
+    with pytest.raises(ValueError, match="`num_classes` is not an argument"):
+        metric.compute(num_classes=3)
+    with pytest.raises(ValueError, match="ignore_index 2 is also one of the 3 classes"):
+        MeanIou(num_labels=3, ignore_index=2)
+
+
+def test_absent_and_never_predicted_classes_are_said():
+    scores = Scores.from_confusion(torch.tensor([[5, 0, 0], [2, 0, 0], [0, 0, 0]]))
+    assert scores.states == ("ok", "never predicted", "absent")
+    assert scores.mean_iou == pytest.approx((5 / 7 + 0) / 2)
+    rows = scores.to_dict(("a", "b", "c"), [(0, 0, 0)] * 3)["classes"]
+    assert (rows[1]["iou"], rows[2]["iou"], rows[2]["accuracy"]) == (0, None, None)
+
+
+def test_the_constant_predictor_says_the_most_frequent_class():
+    baseline = constant_baseline(torch.tensor([[3, 1], [0, 6]]))
+    assert (baseline.overall_accuracy, baseline.mean_iou) == (0.6, 0.3)
