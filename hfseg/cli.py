@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from hfseg import __version__
@@ -22,6 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
+
+UsageError: Any = typer.BadParameter.__bases__[0]
+"""What is raised for wrong flags; Typer carries its own copy of click, and gives no name to this."""
 
 _DATA, _MODEL, _TRAIN, _RUN = "Data", "Model", "Training", "Run"
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_RUN)]
@@ -72,7 +74,9 @@ def finetune(
     short_side: ShortSide = None,
     crop_size: Annotated[
         str | None,
-        typer.Option(help="Training crop in pixels, 512 or 360x480 (height x width) [default: 512]", rich_help_panel=_DATA),
+        typer.Option(
+            help="Training crop in pixels, 512 or 360x480 (height x width) [default: 512]", rich_help_panel=_DATA
+        ),
     ] = None,
     workers: Workers = None,
     model: Annotated[
@@ -103,7 +107,9 @@ def finetune(
     loss: Annotated[
         str | None, typer.Option(help="ce, dice, or a sum such as ce+0.5*dice [default: ce]", rich_help_panel=_TRAIN)
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the data [default: 50]", rich_help_panel=_TRAIN)] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the data [default: 50]", rich_help_panel=_TRAIN)
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Optimizer steps, instead of --epochs.", rich_help_panel=_TRAIN)
     ] = None,
@@ -115,9 +121,12 @@ def finetune(
         str | None, typer.Option(help="no, bf16 or fp16 [default: no]", rich_help_panel=_TRAIN)
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the model.", rich_help_panel=_TRAIN)] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random [default: 0]", rich_help_panel=_TRAIN)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of everything random [default: 0]", rich_help_panel=_TRAIN)
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the run [default: runs/DATASET-MODEL]", rich_help_panel=_RUN)
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the run [default: runs/DATASET-MODEL]", rich_help_panel=_RUN),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output.", rich_help_panel=_RUN)
@@ -152,8 +161,8 @@ def finetune(
     yaml_path = _recipe(config, flags, output if resume else None)
 
     from hfseg.recipes import finetune as recipe
+    from hfseg.recipes.console import show_scores
     from hfseg.recipes.run import FinetuneConfig, free_output
-    from hfseg.viz import show_scores
 
     settings = FinetuneConfig.load(yaml_path=yaml_path, flags=flags, sets=sets or ())
     if resume and output is None:
@@ -172,14 +181,17 @@ def evaluate(
     dataset: Dataset = None,
     data_dir: DataDir = None,
     classes: Classes = None,
-    split: Annotated[str | None, typer.Option(help="train, validation or test [default: validation]", rich_help_panel=_DATA)] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, validation or test [default: validation]", rich_help_panel=_DATA)
+    ] = None,
     short_side: ShortSide = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Images of one size at once [default: 1]", rich_help_panel=_DATA)
     ] = None,
     workers: Workers = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for metrics.json and metrics.csv.", rich_help_panel=_RUN)
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for metrics.json and metrics.csv.", rich_help_panel=_RUN),
     ] = None,
     cpu: Cpu = False,
     sets: Sets = None,
@@ -188,7 +200,7 @@ def evaluate(
 ) -> None:
     """Score a model on a whole data set: mIoU, mean and pixel accuracy, and every class."""
     from hfseg.recipes import evaluate as recipe
-    from hfseg.viz import show_scores
+    from hfseg.recipes.console import show_scores
 
     flags = {
         **_data_flags(dataset, data_dir, classes, None),
@@ -211,7 +223,8 @@ def predict(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders and globs.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the pictures [default: predictions]", rich_help_panel=_RUN)
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the pictures [default: predictions]", rich_help_panel=_RUN),
     ] = None,
     labels_dir: Annotated[
         Path | None, typer.Option(help="Folder of masks with the images' names.", rich_help_panel=_DATA)
@@ -270,12 +283,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(args=None if arguments is None else list(arguments), prog_name="hfseg", standalone_mode=False)
     except HfsegError as error:
         _fail(error.message, error.hint, error.exit_code, debug)
-    except click.exceptions.NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
-        sys.exit(2)
-    except click.UsageError as error:
+    except UsageError as error:
+        if not error.message:  # no command at all: the help has been shown
+            sys.exit(2)
         _fail(*_usage(error), 2, debug)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted before anything was trained", None, 130, debug)
     except Exception as error:  # the last resort: say it in a line, keep the traceback for --debug
         name = type(error).__name__
@@ -292,14 +304,14 @@ def _fail(message: str, hint: str | None, code: int, debug: bool) -> None:
     sys.exit(code)
 
 
-def _usage(error: click.UsageError) -> tuple[str, str]:
+def _usage(error: Any) -> tuple[str, str]:
+    """Put what the parser says about wrong flags into our words."""
     command = error.ctx.command_path if error.ctx else "hfseg"
+    sentence, _, meant = error.format_message().partition(" Did you mean ")
+    possible = getattr(error, "possibilities", None) or ([meant.rstrip("?").strip("'")] if meant else [])
     hint = f"`{command} --help` lists what there is"
-    possible = getattr(error, "possibilities", None)
-    if possible:
-        hint = f"did you mean `{sorted(possible)[0]}`? {hint}"
-    message = error.format_message().split(" Did you mean")[0].split("\n")[0].rstrip(".")
-    return message[0].lower() + message[1:], hint
+    sentence = sentence.split("\n")[0].rstrip(".")
+    return sentence[0].lower() + sentence[1:], f"did you mean `{possible[0]}`? {hint}" if possible else hint
 
 
 def _say(text: str) -> None:
@@ -357,7 +369,9 @@ def _size(text: str | None) -> Any:
         return None
     parts = text.lower().split("x")
     if not all(part.isdigit() for part in parts) or len(parts) > 2:
-        raise ConfigError(f"--crop-size `{text}` is not a size: expected pixels", hint="512, or 360x480 (height x width)")
+        raise ConfigError(
+            f"--crop-size `{text}` is not a size: expected pixels", hint="512, or 360x480 (height x width)"
+        )
     return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
 
 

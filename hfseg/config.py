@@ -121,8 +121,8 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _replace(tree: dict[str, Any], key: str) -> dict[str, Any]:
-    tree[key] = {}
-    return tree[key]
+    tree[key] = fresh = dict[str, Any]()
+    return fresh
 
 
 def _fill_kinds(cls: type[BaseModel], tree: dict[str, Any]) -> None:
@@ -172,9 +172,7 @@ def _explain(
     return ConfigError(message, hint="; ".join(hints) or None)
 
 
-def _describe(
-    problem: Any, dotted: str, where: str, model: type[BaseModel] | None
-) -> tuple[str, str | None]:
+def _describe(problem: Any, dotted: str, where: str, model: type[BaseModel] | None) -> tuple[str, str | None]:
     kind, value = problem["type"], problem.get("input")
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(dotted.rsplit(".", 1)[-1], list(model.model_fields) if model else [], n=1)
@@ -200,7 +198,9 @@ def _describe(
 
 
 def _known(model: type[BaseModel] | None, prefix: str) -> str | None:
-    return None if model is None else f"known keys{f' of `{prefix}`' if prefix else ''}: {', '.join(model.model_fields)}"
+    return (
+        None if model is None else f"known keys{f' of `{prefix}`' if prefix else ''}: {', '.join(model.model_fields)}"
+    )
 
 
 def _origin(dotted: str, origins: Mapping[str, str]) -> str:

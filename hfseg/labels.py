@@ -17,7 +17,7 @@ Color = tuple[int, int, int]
 
 
 def default_palette(count: int) -> tuple[Color, ...]:
-    """Give `count` distinct colours, the first ones far apart: the bit-reversal palette of Pascal VOC, shifted past black."""
+    """Give `count` distinct colours, the first ones far apart: the bit-reversal palette of Pascal VOC without black."""
     return tuple(_voc_color(index) for index in range(1, count + 1))
 
 
@@ -108,7 +108,8 @@ class LabelSpace:
         ids = self._lookup[raw]
         if self._has_gaps and (ids == _UNKNOWN).any():
             raise self._unknown(raw)
-        return ids.astype(self.dtype)
+        encoded: Integer[np.ndarray, "h w"] = ids.astype(self.dtype)
+        return encoded
 
     def colorize(self, ids: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
         """Paint train ids in the palette; anything that is no class becomes mid grey."""
@@ -150,13 +151,13 @@ class LabelSpace:
         left = [name for name in self.names if name not in group_of]
         if left and not rest:
             raise DataError(
-                f"no merge group holds {', '.join(f'`{name}`' for name in left[:5])}: {len(left)} classes are left over",
+                f"no merge group holds {', '.join(f'`{name}`' for name in left[:5])}: {len(left)} are left over",
                 hint=f'name them, or give one group the member "*" to take the rest (the group `{IGNORE}` ignores)',
             )
         empty = [name for name, members in groups.items() if name != IGNORE and not members]
         if empty or (rest and not left and list(groups[rest[0]]) == ["*"] and rest[0] != IGNORE):
             raise DataError(f"merge group `{(empty or rest)[0]}` has no classes")
-        return {**{name: rest[0] for name in left}, **group_of}
+        return {**dict.fromkeys(left, rest[0]), **group_of}
 
     def _from_colors(self, mask: UInt8[np.ndarray, "h w 3"]) -> Integer[np.ndarray, "h w"]:
         if self.colors is None:
@@ -176,7 +177,8 @@ class LabelSpace:
                 f"mask has the colour {rgb} in {int(counts.max())} pixels: "
                 f"{len(values)} of its colours are not in the colour table of {len(codes)}"
             )
-        return raws[place]
+        raw: Integer[np.ndarray, "h w"] = raws[place]
+        return raw
 
     def _unknown(self, raw: Integer[np.ndarray, "h w"]) -> DataError:
         values, counts = np.unique(raw, return_counts=True)

@@ -82,7 +82,9 @@ def score(net: torch.nn.Module, data: Path) -> float:
         image, labels = read(path, None)
         logits = F.interpolate(net(image[None]).logits, size=labels.shape, mode="bilinear", align_corners=False)
         kept = labels != 255
-        counts += torch.bincount(labels[kept] * LABELS + logits.argmax(1)[0][kept], minlength=LABELS**2).view(LABELS, -1)
+        counts += torch.bincount(labels[kept] * LABELS + logits.argmax(1)[0][kept], minlength=LABELS**2).view(
+            LABELS, -1
+        )
     return float((counts.diag() / (counts.sum(0) + counts.sum(1) - counts.diag())).nanmean())
 
 

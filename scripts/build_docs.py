@@ -1,11 +1,11 @@
 """Write docs/config.md from the settings' own documentation, and docs/cli.md from the command line's."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import typer
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -49,30 +49,31 @@ def row(config: type[BaseModel], path: str, name: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Write a default as YAML would."""
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, tuple | dict) else str(
-        list(value) if isinstance(value, tuple) else value
-    )
+    """Write a default as YAML would, on one line."""
+    plain = list(value) if isinstance(value, tuple) else value
+    return json.dumps(plain) if not isinstance(plain, str | Path) else str(plain)
 
 
 def cli_page() -> str:
     """Describe every command and option."""
     group = typer.main.get_command(app)
-    context = click.Context(group, info_name="hfseg")
+    context = typer.Context(group, info_name="hfseg")
     parts = ["# Command line\n\nMade by `make docs` from the code.\n"]
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
         parts.append(f"## `hfseg {name}`\n\n{command.help}\n")
         rows = [f"| `{usage(parameter)}` | {getattr(parameter, 'help', '') or ''} |" for parameter in command.params]
-        parts.append("| | |\n|---|---|\n" + "\n".join(row.replace("[default", "(default").replace("]", ")") for row in rows))
+        parts.append(
+            "| | |\n|---|---|\n" + "\n".join(row.replace("[default", "(default").replace("]", ")") for row in rows)
+        )
         parts.append(f"\n{command.epilog}\n" if command.epilog else "")
     return "\n".join(parts)
 
 
-def usage(parameter: click.Parameter) -> str:
+def usage(parameter: Any) -> str:
     """Write an option or argument as one types it."""
-    return ", ".join(parameter.opts) if isinstance(parameter, click.Option) else parameter.human_readable_name
+    return ", ".join(parameter.opts) if parameter.param_type_name == "option" else parameter.name.upper()
 
 
 def main(check: bool) -> None:

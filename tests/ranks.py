@@ -35,7 +35,9 @@ found = evaluate_on(
 )
 seen = [
     name
-    for batch in eval_loader(validation, config.augment, config.loader, rank=runtime.rank, world_size=runtime.world_size)
+    for batch in eval_loader(
+        validation, config.augment, config.loader, rank=runtime.rank, world_size=runtime.world_size
+    )
     for name in batch.ids
 ]
 digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in segmenter.state_dict().values())).hexdigest()

@@ -37,7 +37,7 @@ def folder(root, *, classes="background\nthing\n", value=1, size=(24, 20), masks
 TINY = ["--backbone", "mit-b0", "--pretrained", "none", "--crop-size", "32", "--steps", "1"]
 CASES = {
     "unknown flag": (["finetune", "--lrr", "1"], "no such option: --lrr", "did you mean `--lr`?"),
-    "unknown command": (["finetun"], "no such command 'finetun'", "--help"),
+    "unknown command": (["finetun"], "no such command 'finetun'", "did you mean `finetune`?"),
     "unknown key": (["finetune", "--set", "optim.warmup_step=5"], "`optim.warmup_step` is not a known key (--set): got 5",
                     "did you mean `optim.warmup_steps`?"),
     "value of the wrong kind": (["finetune", "--set", "train.accumulation=much"], "`train.accumulation` (--set): expected a valid integer", ""),
@@ -58,7 +58,7 @@ CASES = {
     "evaluate nothing": (["evaluate", "nowhere"], "nowhere", "hint:"),
     "predict nothing": (["predict", "nowhere", "none.jpg"], "input `none.jpg` stands for no image", "endings"),
     "report of nothing": (["report", "nowhere"], "nowhere", ""),
-    "batch larger than the data": (["finetune", *TINY, "--dataset", "demo", "--batch-size", "100"], "48", "--batch-size"),
+    "batch larger than the data": (["finetune", *TINY, "--dataset", "demo", "--batch-size", "100"], "48 training samples", "`loader.batch_size`"),
 }  # fmt: skip
 
 

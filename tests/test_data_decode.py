@@ -12,13 +12,14 @@ from hfseg.labels import LabelSpace
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
 RGB = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+LARGE = np.kron(RGB, np.ones((20, 20, 1), np.uint8))
 SPACE = LabelSpace.from_names(["a", "b", "c"])
 ORIENTATION = 0x0112
 
 
-def encoded(image, format="PNG", **options):
+def encoded(image, kind="PNG", **options):
     buffer = io.BytesIO()
-    image.save(buffer, format, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -30,7 +31,6 @@ def exif(orientation):
     tags = Image.Exif()
     tags[ORIENTATION] = orientation
     return tags
-
 
 
 IMAGES = {
@@ -68,13 +68,13 @@ def test_cmyk_becomes_rgb():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["PNG", "JPEG"])
-def test_orientation_is_undone(orientation, format):
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_orientation_is_undone(orientation, kind):
     upright = Image.fromarray(np.kron(RGB, np.ones((8, 8, 1), np.uint8)))
     turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the turn that a camera held so has applied
     stored = upright if orientation == 1 else upright.transpose(Image.Transpose(turns[orientation]))
-    options = {"quality": 100, "subsampling": 0} if format == "JPEG" else {}
-    data = encoded(stored, format, exif=exif(orientation), **options)
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    data = encoded(stored, kind, exif=exif(orientation), **options)
     assert read_size(io.BytesIO(data), name="x") == (48, 72)
     assert np.abs(decoded(data).astype(int) - np.asarray(upright)).mean() < 2
 
@@ -106,8 +106,8 @@ def test_png_is_never_decoded_at_a_fraction():
         (b"", "`a.jpg` is empty"),
         (b"hello", "`a.jpg` is not an image that can be read"),
         (b"version https://git-lfs.github.com/spec/v1\n", "`a.jpg` is a Git LFS pointer"),
-        (encoded(Image.fromarray(np.kron(RGB, np.ones((20, 20, 1), np.uint8))), "JPEG")[:600], "`a.jpg` is truncated"),
-        (encoded(Image.fromarray(np.kron(RGB, np.ones((20, 20, 1), np.uint8))))[:-90], "`a.jpg` is truncated or broken"),
+        (encoded(Image.fromarray(LARGE), "JPEG")[:600], "`a.jpg` is truncated"),
+        (encoded(Image.fromarray(LARGE))[:-90], "`a.jpg` is truncated or broken"),
         (encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "`a.jpg` holds floating-point values"),
         (encoded(Image.fromarray(GREY.astype(np.int32) * 70000), "TIFF"), "`a.jpg` has the value"),
     ],
@@ -125,7 +125,8 @@ def test_masks_hold_indices_whatever_paints_them():
     ids = GREY % 4
     palette = Image.fromarray(ids)
     palette.putpalette(list(range(12)))
-    for image in (Image.fromarray(ids), palette, Image.fromarray(np.dstack([ids] * 3)), Image.fromarray(np.dstack([ids, GREY]))):
+    grey_alpha = Image.fromarray(np.dstack([ids, GREY]))
+    for image in (Image.fromarray(ids), palette, Image.fromarray(np.dstack([ids] * 3)), grey_alpha):
         assert np.array_equal(raw(encoded(image)), ids)
     assert np.array_equal(raw(encoded(palette, bits=2)), ids)
     assert np.array_equal(raw(encoded(Image.fromarray(ids.astype(np.uint16) * 300))), ids.astype(int) * 300)
@@ -145,10 +146,10 @@ def test_a_mask_is_turned_only_by_its_own_tag():
 
 
 def test_lossy_and_odd_masks_are_refused():
-    with pytest.raises(DataError, match="mask `m.png` is a JPEG: expected a lossless format") as caught:
+    with pytest.raises(DataError, match=r"mask `m.png` is a JPEG: expected a lossless format") as caught:
         raw(encoded(Image.fromarray(GREY), "JPEG"))
     assert "threshold" in caught.value.hint
-    with pytest.raises(DataError, match="mask `m.png` has the mode CMYK"):
+    with pytest.raises(DataError, match=r"mask `m.png` has the mode CMYK"):
         raw(encoded(Image.new("CMYK", (4, 4)), "TIFF"))
 
 
@@ -162,16 +163,16 @@ def test_a_sample_can_be_written_to_and_counted():
     assert sample.labels.flags.writeable
     assert np.array_equal(sample.labels, GREY % 3)
     size, counts = count_labels(record(IMAGES["rgb"][0], encoded(Image.fromarray(GREY % 3))), SPACE)
-    assert (size, counts) == ((6, 9), {i: int((GREY % 3 == i).sum()) for i in range(3)})
+    assert (size, counts) == ((6, 9), {i: int((i == GREY % 3).sum()) for i in range(3)})
     assert read_image_size(record(IMAGES["rgb"][0], b"")) == (6, 9)
     assert count_values(Image.fromarray(GREY % 3)) == counts
 
 
 def test_a_mask_of_another_size_is_named_with_both_sizes():
-    with pytest.raises(DataError, match="`i.png` is 9 x 6, `m.png` is 6 x 9") as caught:
+    with pytest.raises(DataError, match=r"`i.png` is 9 x 6, `m.png` is 6 x 9") as caught:
         read_sample(record(IMAGES["rgb"][0], encoded(Image.fromarray((GREY % 3).T.copy()))), SPACE)
     assert "EXIF orientation" in caught.value.hint
-    with pytest.raises(DataError, match="`i.png` is 9 x 6, `m.png` is 9 x 5"):
+    with pytest.raises(DataError, match=r"`i.png` is 9 x 6, `m.png` is 9 x 5"):
         read_sample(record(IMAGES["rgb"][0], encoded(Image.fromarray(GREY[:5] % 3))), SPACE)
 
 
@@ -179,7 +180,7 @@ def test_a_mask_of_another_size_is_named_with_both_sizes():
 def test_an_unknown_value_is_named_with_its_count(read):
     ids = GREY % 3
     ids[0, :4] = 77
-    with pytest.raises(DataError, match="`m.png`: mask has the value 77 in 4 pixels: expected 0 to 2, 255"):
+    with pytest.raises(DataError, match=r"`m.png`: mask has the value 77 in 4 pixels: expected 0 to 2, 255"):
         read(record(IMAGES["rgb"][0], encoded(Image.fromarray(ids))), SPACE)
     ids[ids == 77] = 3
     with pytest.raises(DataError, match="value 3 in 4") as caught:
@@ -188,18 +189,18 @@ def test_an_unknown_value_is_named_with_its_count(read):
 
 
 def test_colours_without_a_table_and_indices_with_one_are_refused():
-    with pytest.raises(DataError, match="`m.png`: mask is an RGB image"):
+    with pytest.raises(DataError, match=r"`m.png`: mask is an RGB image"):
         read_sample(record(IMAGES["rgb"][0], encoded(Image.fromarray(RGB))), SPACE)
     painted = LabelSpace(("a",), ((9, 9, 9),), {0: 0}, colors={(9, 9, 9): 0})
-    with pytest.raises(DataError, match="`m.png` holds index values"):
+    with pytest.raises(DataError, match=r"`m.png` holds index values"):
         read_sample(record(IMAGES["rgb"][0], encoded(Image.fromarray(GREY))), painted)
 
 
 def test_a_missing_file_is_named(tmp_path):
     gone = Record({"path": str(tmp_path / "gone.png")}, {"path": "m.png"}, "gone")
-    with pytest.raises(DataError, match="gone.png` cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"gone.png` cannot be read: No such file"):
         read_sample(gone, SPACE)
-    with pytest.raises(DataError, match="`image of x` is empty"):
+    with pytest.raises(DataError, match=r"`image of x` is empty"):
         read_sample(Record({"path": None, "bytes": None}, {}, "x"), SPACE)
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from kornia.color import hsv_to_rgb, rgb_to_hsv
 from PIL import Image
 from pydantic import ValidationError
 
@@ -16,7 +17,7 @@ from hfseg.data.geometry import (
     train_geometry,
     whole_window,
 )
-from hfseg.data.photometric import NUM_DRAWS, Photometric, photometric
+from hfseg.data.photometric import NUM_DRAWS, Photometric, change_hue_saturation, photometric
 from hfseg.values import Batch, Sample
 
 RNG = np.random.default_rng(0)
@@ -33,17 +34,22 @@ def test_a_crop_equals_the_crop_of_the_whole_resized_image(full):
     image, labels = smooth_image(80, 104), RNG.integers(0, 5, (80, 104), dtype=np.uint8)
     window = Window((80, 104), full, top=5, left=9, height=32, width=30)
     whole = np.asarray(image.resize(full[::-1], Image.Resampling.BILINEAR)).astype(int)
-    assert np.abs(cut_image(image, window, (32, 30)) - whole[5:37, 9:39]).max() <= 1
+    difference = np.abs(cut_image(image, window, (32, 30)) - whole[5:37, 9:39])
+    assert difference.max() <= 2  # filter weights are rounded twice
+    assert difference.mean() < 0.2
     nearest = np.asarray(Image.fromarray(labels).resize(full[::-1], Image.Resampling.NEAREST))
-    assert np.array_equal(cut_labels(labels, window, (32, 30), ignore_index=IGNORE), nearest[5:37, 9:39])
+    cut = cut_labels(labels, window, (32, 30), ignore_index=IGNORE)
+    on_edge = [[(2 * i + 1) * s % (2 * f) == 0 for i in range(f)] for s, f in zip((80, 104), full, strict=True)]
+    clear = ~(np.array(on_edge[0])[5:37, None] | np.array(on_edge[1])[9:39])  # Pillow rounds these either way
+    assert np.array_equal(cut[clear], nearest[5:37, 9:39][clear])
 
 
 def test_an_image_decoded_at_half_size_gives_nearly_the_same_crop():
     image = smooth_image(81, 103)
-    half = image.resize((52, 41), Image.Resampling.BOX, box=(0, 0, 103, 81)).crop((0, 0, 52, 41))
+    half = image.reduce(2)  # 52 x 41: the last column and row stand for half a pixel
     window = Window((81, 103), (30, 38), top=3, left=4, height=20, width=22)
     whole = cut_image(image, window, (20, 22)).astype(int)
-    assert np.abs(cut_image(half, window, (20, 22), factor=2) - whole).mean() < 8
+    assert np.abs(cut_image(half, window, (20, 22), factor=2) - whole).mean() < 3
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -85,14 +91,15 @@ def test_one_class_may_not_fill_a_crop_where_another_crop_can_be_had():
     augment = AugmentConfig(crop_size=32, scale=(1.0, 1.0))
 
     def share(seed, **changes):
-        window = draw_window(labels, np.random.default_rng(seed), augment.model_copy(update=changes), ignore_index=IGNORE)
+        chosen = augment.model_copy(update=changes)
+        window = draw_window(labels, np.random.default_rng(seed), chosen, ignore_index=IGNORE)
         cut = cut_labels(labels, window, (32, 32), ignore_index=IGNORE)
         return max((cut == i).sum() for i in (0, 1)) / (cut != IGNORE).sum()
 
     with_rule = np.mean([share(seed) > 0.8 for seed in range(60)])
     without = np.mean([share(seed, max_class_share=1.0) > 0.8 for seed in range(60)])
     assert with_rule < 0.1
-    assert without > 0.4
+    assert without > 0.3
 
 
 def test_crops_of_one_class_or_of_nothing_are_accepted_in_the_end():
@@ -109,7 +116,7 @@ def test_scales_cover_the_range_and_the_short_side_is_scale_one():
     sides = [min(size) for size in full]
     assert min(sides) < 24
     assert max(sides) > 76
-    assert all(abs(size[1] / size[0] - 1.5) < 0.05 for size in full)
+    assert all(abs(size[1] / size[0] - 1.5) < 0.06 for size in full)
     assert scaled_size((60, 90), short_side=40) == (40, 60)
     assert scaled_size((90, 60), short_side=None) == (90, 60)
 
@@ -153,7 +160,7 @@ def test_colours_change_within_bounds_and_by_the_samples_own_numbers():
     out = Photometric(AugmentConfig(flip=0.0))(given).pixel_values
     assert out.dtype == torch.float32
     assert out.is_contiguous()
-    assert 0 <= out.min()
+    assert out.min() >= 0
     assert out.max() <= 1
     assert not torch.equal(out, given.pixel_values / 255)
     one = Batch(given.pixel_values[2:3], given.labels[2:3], ("2",), given.draws[2:3])
@@ -183,6 +190,18 @@ def test_each_change_does_what_its_name_says():
     turned = changed(7, 1.0)
     assert torch.allclose(turned.amax(1), images.amax(1), atol=1e-5)
     assert not torch.allclose(turned, images, atol=1e-3)
+
+
+def test_hue_and_saturation_equal_a_conversion_there_and_back():
+    generator = torch.Generator().manual_seed(3)
+    images = torch.rand(4, 3, 9, 9, generator=generator)
+    images[0, :, 0] = images[0, :1, 0]  # grey
+    images[1, :, 0] = 0
+    turn = torch.tensor([-18.0, 18.0, 90.0, 0.0])[:, None, None, None]
+    saturation = torch.tensor([0.5, 1.5, 1.0, 1.4])[:, None, None, None]
+    hue, satur, value = rgb_to_hsv(images).split(1, dim=1)
+    hsv = torch.cat([(hue + turn.deg2rad()) % (2 * torch.pi), (satur * saturation).clamp(0, 1), value], dim=1)
+    assert torch.allclose(change_hue_saturation(images, turn, saturation), hsv_to_rgb(hsv), atol=1e-5)
 
 
 def test_evaluation_batches_only_become_floats():

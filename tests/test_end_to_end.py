@@ -77,12 +77,11 @@ def test_the_saved_config_repeats_the_run(run, tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_weights(run, tmp_path):
     folder = tmp_path / "killed"
-    process = start("finetune", *QUICK, *SIX, "--output", folder)
-    while not (folder / "checkpoints" / "step-000003").exists():
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with start("finetune", *QUICK, *SIX, "--output", folder) as process:
+        while not (folder / "checkpoints" / "step-000003").exists():
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
     hfseg("finetune", "--output", folder, "--resume")
     assert_same_weights(weights(folder), weights(run))
     assert_same_weights(weights(folder, "best-miou"), weights(run, "best-miou"))
@@ -92,12 +91,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(run, tmp_path):
 
 def test_sigterm_saves_and_says_how_to_go_on(run, tmp_path):
     folder = tmp_path / "stopped"
-    process = start("finetune", *QUICK, *SIX, "--output", folder)
-    while not (folder / "log.jsonl").exists() or not (folder / "log.jsonl").read_text():
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
+    with start("finetune", *QUICK, *SIX, "--output", folder) as process:
+        while not (folder / "log.jsonl").exists() or not (folder / "log.jsonl").read_text():
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
     assert process.returncode == 143, said
     assert "stopped by SIGTERM after step" in said
     assert f"hfseg finetune --output {folder} --resume" in said
@@ -136,7 +135,9 @@ def test_the_report_can_be_rebuilt_from_the_folder(run):
 
 
 def test_a_run_is_the_start_of_another_with_other_classes(run, tmp_path):
-    hfseg("finetune", "--model", run, "--set", "data.classes=size", *QUICK, "--steps", "2", "--output", tmp_path / "next")
+    hfseg(
+        "finetune", "--model", run, "--set", "data.classes=size", *QUICK, "--steps", "2", "--output", tmp_path / "next"
+    )
     config = json.loads((tmp_path / "next" / "last" / "config.json").read_text())
     assert list(config["id2label"].values()) == ["background", "small_coin", "medium_coin", "large_coin"]
 

@@ -17,7 +17,10 @@ def state(step: int) -> TrainingState:
     return TrainingState(
         step=step,
         model={"weight": weights, "count": torch.tensor(step)},
-        optimizer={"state": {0: {"step": torch.tensor(float(step)), "exp_avg": weights * 2}}, "param_groups": [{"lr": 0.1}]},
+        optimizer={
+            "state": {0: {"step": torch.tensor(float(step)), "exp_avg": weights * 2}},
+            "param_groups": [{"lr": 0.1}],
+        },
         scaler=None,
         best={"mean_iou": 0.25},
         log_bytes=17,
@@ -119,7 +122,11 @@ except RunFailed as error:
 @pytest.mark.parametrize("part", ["model", "optimizer"])
 def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before_whole(tmp_path, part):
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path), part], capture_output=True, text=True, check=True, env=os.environ
+        [sys.executable, "-c", FULL_DISK, str(tmp_path), part],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ,
     )
     assert "step-000002` cannot be written" in done.stdout
     assert "step-000001` is whole" in done.stdout

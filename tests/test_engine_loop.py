@@ -61,15 +61,23 @@ def train(folder: Path, *, steps: int = 8, resume: bool = False, **changes) -> n
 
     def validate():
         found = evaluate(
-            model, [batch(1000)], count=count, criterion=lambda output, labels: loss_fn(lambda _: output, batch(1000)),
+            model,
+            [batch(1000)],
+            count=count,
+            criterion=lambda output, labels: loss_fn(lambda _: output, batch(1000)),
             runtime=runtime,
         )
         accuracy = float(found.confusion.diag().sum() / found.confusion.sum())
         return {"loss": found.loss, "mean_iou": accuracy, "overall_accuracy": accuracy}
 
     options = dict(
-        model=model, batches=endless, augment=lambda given: given, loss_fn=loss_fn, validate=validate,
-        export=lambda directory: torch.save(model.state_dict(), directory / "weights.pt"), unfreeze=lambda: None,
+        model=model,
+        batches=endless,
+        augment=lambda given: given,
+        loss_fn=loss_fn,
+        validate=validate,
+        export=lambda directory: torch.save(model.state_dict(), directory / "weights.pt"),
+        unfreeze=lambda: None,
     )
     plan = TrainConfig(steps=steps, eval_every=4, checkpoint_every=3, log_every=1, **changes.pop("train", {})).plan(10)
     state = load_newest(folder / "checkpoints", warn=print) if resume else None
@@ -132,7 +140,9 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path):
         while True:
             parts = [batch(2 * start), batch(2 * start + 1)]
             yield Batch(
-                torch.cat([p.pixel_values for p in parts]), torch.cat([p.labels for p in parts]), parts[0].ids + parts[1].ids
+                torch.cat([p.pixel_values for p in parts]),
+                torch.cat([p.labels for p in parts]),
+                parts[0].ids + parts[1].ids,
             )
             start += 1
 

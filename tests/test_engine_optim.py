@@ -52,7 +52,9 @@ def test_schedules_start_at_the_peak_and_never_rise(schedule):
     rates = [optim.lr_at(step, 50) for step in range(50)]
     assert rates[0] == 2.0
     assert all(late <= early for early, late in zip(rates, rates[1:], strict=False))
-    assert rates[25] == pytest.approx({"poly": 1.0, "cosine": 2 * 0.5 * (1 + math.cos(math.pi / 2)), "constant": 2.0}[schedule])
+    assert rates[25] == pytest.approx(
+        {"poly": 1.0, "cosine": 2 * 0.5 * (1 + math.cos(math.pi / 2)), "constant": 2.0}[schedule]
+    )
 
 
 def test_multi_step_drops_after_its_milestones():

@@ -36,7 +36,9 @@ def test_confusion_equals_a_plain_count(classes, seed):
     assert torch.equal(confusion(pred, labels, num_labels=classes), counted(pred, labels, classes))
 
 
-@pytest.mark.parametrize(("ignore", "dtype"), [(-100, torch.int64), (65535, torch.int64), (0, torch.int32), (254, torch.int16)])
+@pytest.mark.parametrize(
+    ("ignore", "dtype"), [(-100, torch.int64), (65535, torch.int64), (0, torch.int32), (254, torch.int16)]
+)
 def test_any_ignored_value_is_left_out(ignore, dtype):
     pred, labels = maps(3, 9, ignore=ignore, dtype=dtype)
     before = labels.clone()

@@ -47,8 +47,19 @@ def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
     assert not {name for ids in zero["trained"] for name in ids} & {name for ids in one["trained"] for name in ids}
     assert sorted(zero["seen"] + one["seen"]) == sorted(set(zero["seen"] + one["seen"]))
     assert len(zero["seen"] + one["seen"]) == zero["images"] == 12
-    alone = json.loads(hfseg("evaluate", tmp_path / "two" / "last", "--dataset", "demo", "--json", "--set",
-                             "loader.eval_batch_size=5", "-o", tmp_path / "alone").stdout)
+    alone = json.loads(
+        hfseg(
+            "evaluate",
+            tmp_path / "two" / "last",
+            "--dataset",
+            "demo",
+            "--json",
+            "--set",
+            "loader.eval_batch_size=5",
+            "-o",
+            tmp_path / "alone",
+        ).stdout
+    )
     assert alone["confusion"] == zero["confusion"] == one["confusion"]
     assert alone["loss"] == zero["loss"] == one["loss"]
 

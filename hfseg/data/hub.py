@@ -91,7 +91,8 @@ class HubConfig(LabelSettings):
             return StreamDataset(table, self.labels(), self.name, split, self.shuffle_buffer)
         if len(table) == 0:
             raise DataError(f"the `{split}` part of `{self.name}` is empty")
-        table = table.add_column("id", [f"{split}-{number:06d}" for number in range(len(table))])
+        prefix = "train" if split == "validation" and not has_validation else split
+        table = table.add_column("id", [f"{prefix}-{number:06d}" for number in range(len(table))])
         dataset = TableDataset(table, self.labels(), name=self.name)
         return dataset if split == "test" or has_validation else self._held_out(dataset, split)
 

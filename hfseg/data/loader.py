@@ -13,6 +13,7 @@ from hfseg.data.reader import EvalReader, Failure, TrainReader
 from hfseg.data.sampling import EvalKeys, TrainKeys
 from hfseg.data.stream import StreamDataset
 from hfseg.data.table import TableDataset
+from hfseg.errors import DataError
 from hfseg.values import Batch
 
 Keys = TrainKeys | EvalKeys
@@ -124,14 +125,16 @@ def eval_loader(
 
 
 def _batches(reader: TrainReader | EvalReader, keys: Keys, workers: int, pin_memory: bool) -> "DataLoader[Read]":
-    """Hand the keys to workers that stay until the loader is gone; torch's global generator is left alone."""
+    """Hand the keys to workers that live as long as the pass, which for training is the run.
+
+    Torch's global generator is left alone.
+    """
     return DataLoader(
         reader,
         batch_size=None,
         sampler=keys,
         collate_fn=_unchanged,
         num_workers=workers,
-        persistent_workers=workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )
@@ -144,5 +147,5 @@ def _unchanged(read: Any) -> Any:
 def _unwrapped(batches: Iterable[Read]) -> Iterator[Batch]:
     for read in batches:
         if isinstance(read, Failure):
-            raise read.error
+            raise DataError(read.message, read.hint)  # a new one: its traceback must not lead back to itself
         yield read

@@ -1,7 +1,5 @@
 """Flips and colour changes of a whole batch, on whatever device it is."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,20 +43,39 @@ class Photometric:
 
 def photometric(images: Float[Tensor, "b 3 h w"], draws: Float[Tensor, "b p"]) -> Float[Tensor, "b 3 h w"]:
     """Change the colours of images of 0 to 1; `draws` are uniform in [0, 1), laid out as `NUM_DRAWS` says."""
-    from kornia.color import hsv_to_rgb, rgb_to_hsv
-
     shift = _gated(draws, 1, (-BRIGHTNESS, BRIGHTNESS), neutral=0.0)
     contrast = _gated(draws, 3, RATIO, neutral=1.0)
     saturation = _gated(draws, 5, RATIO, neutral=1.0)
-    turn = _gated(draws, 7, (-math.radians(HUE_DEGREES), math.radians(HUE_DEGREES)), neutral=0.0)
-    contrast_first = (draws[:, 9] < 0.5)[:, None, None, None]
-    images = (images + shift).clamp(0, 1)
-    images = torch.where(contrast_first, images * contrast, images).clamp(0, 1)
-    hue, satur, value = rgb_to_hsv(images).split(1, dim=1)
-    hsv = torch.cat([(hue + turn) % (2 * math.pi), (satur * saturation).clamp(0, 1), value], dim=1)
-    unchanged = (saturation == 1) & (turn == 0)
-    images = torch.where(unchanged, images, hsv_to_rgb(hsv))
-    return torch.where(contrast_first, images, images * contrast).clamp(0, 1)
+    turn = _gated(draws, 7, (-HUE_DEGREES, HUE_DEGREES), neutral=0.0)
+    is_first = (draws[:, 9] < 0.5)[:, None, None, None]
+    one = torch.ones_like(contrast)
+    images = (images + shift).clamp_(0, 1).mul_(torch.where(is_first, contrast, one)).clamp_(0, 1)
+    changed = change_hue_saturation(images, turn, saturation)
+    images = torch.where((saturation == 1) & (turn == 0), images, changed)  # bits stay where nothing was drawn
+    return images.mul_(torch.where(is_first, one, contrast)).clamp_(0, 1)
+
+
+def change_hue_saturation(
+    images: Float[Tensor, "b 3 h w"], turn: Float[Tensor, "b 1 1 1"], saturation: Float[Tensor, "b 1 1 1"]
+) -> Float[Tensor, "b 3 h w"]:
+    """Turn the hue by degrees and scale the saturation, value kept, as HSV has them.
+
+    Written out, since saturation needs no conversion (saturation times value is the spread of the channels) and hue is
+    piecewise linear: an order of magnitude faster on a CPU than a conversion there and back.
+    """
+    red, green, blue = images.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    spread = value - torch.minimum(torch.minimum(red, green), blue)
+    scale = spread.clamp(min=1e-8).reciprocal_()
+    hue = torch.where(value == green, (blue - red) * scale + 2, (red - green) * scale + 4)
+    hue = torch.where(value == red, (green - blue) * scale, hue)  # in sixths of the circle
+    hue = hue.add_(turn[:, 0] / 60).remainder_(6)
+    spread = torch.minimum(spread * saturation[:, 0], value)
+    low = value - spread
+    red_part = (hue - 3).abs_().sub_(1).clamp_(0, 1)
+    green_part = (hue - 2).abs_().neg_().add_(2).clamp_(0, 1)
+    blue_part = (hue - 4).abs_().neg_().add_(2).clamp_(0, 1)
+    return torch.stack([part.mul_(spread).add_(low) for part in (red_part, green_part, blue_part)], dim=1)
 
 
 def _gated(draws: Tensor, first: int, between: tuple[float, float], *, neutral: float) -> Float[Tensor, "b 1 1 1"]:

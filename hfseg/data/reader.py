@@ -15,7 +15,7 @@ from hfseg.data.record import Record, open_record_image, read_labels
 from hfseg.data.sampling import Key
 from hfseg.data.stream import StreamDataset
 from hfseg.data.table import TableDataset
-from hfseg.errors import HfsegError
+from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
 from hfseg.values import Batch
 
@@ -27,7 +27,8 @@ Pixels = tuple[UInt8[np.ndarray, "h w 3"], Integer[np.ndarray, "h2 w2"]]
 class Failure:
     """An error on its way from a worker: as an exception, torch would put its traceback in place of the message."""
 
-    error: HfsegError
+    message: str
+    hint: str | None
 
 
 class TrainReader(TorchDataset["Batch | Failure"]):
@@ -46,8 +47,8 @@ class TrainReader(TorchDataset["Batch | Failure"]):
             rngs = [key.rng(self.seed) for key in keys]
             draws = np.stack([rng.random(NUM_DRAWS, dtype=np.float32) for rng in rngs])
             pixels = [train_pixels(r, space, rng, self.augment) for r, rng in zip(records, rngs, strict=True)]
-        except HfsegError as error:
-            return Failure(error)
+        except DataError as error:
+            return Failure(error.message, error.hint)
         return _stacked(pixels, records, torch.from_numpy(draws))
 
 
@@ -63,8 +64,8 @@ class EvalReader(TorchDataset["Batch | Failure"]):
         try:
             records = [_record(self.dataset, key) for key in keys]
             pixels = [eval_pixels(record, self.dataset.labels, self.augment) for record in records]
-        except HfsegError as error:
-            return Failure(error)
+        except DataError as error:
+            return Failure(error.message, error.hint)
         batch = _stacked(pixels, records, None)
         return replace(batch, pixel_values=batch.pixel_values.contiguous())
 

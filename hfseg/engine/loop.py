@@ -62,7 +62,14 @@ class _Progress:
 
 
 def fit(
-    task: Task, plan: Plan, optim: OptimConfig, runtime: Runtime, output: Path, *, seed: int, state: TrainingState | None
+    task: Task,
+    plan: Plan,
+    optim: OptimConfig,
+    runtime: Runtime,
+    output: Path,
+    *,
+    seed: int,
+    state: TrainingState | None,
 ) -> dict[str, float]:
     """Train until the plan is done and give the best scores by name.
 

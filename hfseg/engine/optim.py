@@ -83,7 +83,8 @@ def split_by_decay(
     named: Iterable[tuple[str, nn.Parameter]],
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Split trainable parameters into those with weight decay and those without (norms, biases, position tables)."""
-    decayed, undecayed = [], []
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     for name, parameter in named:
         if not parameter.requires_grad:
             continue

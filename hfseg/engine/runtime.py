@@ -93,7 +93,7 @@ def check_launch(environ: Mapping[str, str]) -> None:
     ranked = any(name in environ for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"))
     if launched and not ranked:
         raise LaunchError(
-            "several processes were asked for: `accelerate launch` started one (it starts CPU processes through MPI only)",
+            "several processes were asked for: `accelerate launch` started one (CPU processes need MPI there)",
             hint=_LAUNCH_HINT,
         )
 
@@ -108,11 +108,12 @@ class Runtime:
     @property
     def device(self) -> torch.device:
         """The device on which this process computes."""
-        return self.accelerator.device
+        device: torch.device = self.accelerator.device
+        return device
 
     @property
     def rank(self) -> int:
-        """This process's number, from 0."""
+        """The number of this process, from 0."""
         return int(self.accelerator.process_index)
 
     @property
@@ -156,7 +157,7 @@ class Runtime:
         On several GPUs batch norms count over all of them (SyncBatchNorm).
         """
         if self.config.channels_last:
-            model.to(memory_format=torch.channels_last)
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of the stub
         if self.world_size > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if self.config.compile:
@@ -206,8 +207,8 @@ def _commit() -> str:
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return "released"
-    described = subprocess.run(  # noqa: S603
-        ["git", "-C", str(root), "describe", "--always", "--dirty"],  # noqa: S607
+    described = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"],
         capture_output=True,
         text=True,
         check=False,

@@ -17,7 +17,7 @@ Record = dict[str, Any]
 
 
 class RunLog:
-    """Appends records to `log.jsonl` and hands their numbers to the trackers; silent where it is not the main process."""
+    """Appends records to `log.jsonl` and hands their numbers to the trackers; only the main process writes."""
 
     def __init__(self, path: Path, runtime: Runtime, *, keep_bytes: int = 0) -> None:
         """Open the log, cut back to its first `keep_bytes` bytes: what was logged after the state one goes on from."""
@@ -114,10 +114,8 @@ class TrainProgress:
             self._bar.update(self._task, best=self._best)
         best = [name for name, key in (("mIoU", "best_miou"), ("loss", "best_loss")) if record[key]]
         star = f"  best {' and '.join(best)}" if best else ""
-        accuracy = f"{100 * record['overall_accuracy']:.2f} %"
-        self.say(
-            f"validation at step {record['step']}: mIoU {miou}  pixel accuracy {accuracy}  loss {record['loss']:.4f}{star}"
-        )
+        accuracy, loss = f"{100 * record['overall_accuracy']:.2f} %", f"{record['loss']:.4f}"
+        self.say(f"validation at step {record['step']}: mIoU {miou}  pixel accuracy {accuracy}  loss {loss}{star}")
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""

@@ -82,7 +82,9 @@ def parse_terms(text: str) -> dict[str, float]:
         if name not in TERMS:
             close = difflib.get_close_matches(name, TERMS, n=1)
             meant = f"did you mean `{close[0]}`? " if close else ""
-            raise ValueError(f"there is no loss `{name}`: got `{text}`\n\nhint: {meant}the losses are {', '.join(TERMS)}")
+            raise ValueError(
+                f"there is no loss `{name}`: got `{text}`\n\nhint: {meant}the losses are {', '.join(TERMS)}"
+            )
         if name in weights:
             raise ValueError(f"loss `{name}` stands twice: got `{text}`")
         try:

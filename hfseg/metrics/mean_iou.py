@@ -21,7 +21,7 @@ Args:
 _REFUSED = ("label_map", "reduce_labels")
 
 
-class MeanIou(evaluate.Metric):  # type: ignore[misc]
+class MeanIou(evaluate.Metric):
     """Mean IoU and accuracy over a data set, under the names of `evaluate`'s `mean_iou`.
 
     Only a confusion matrix is kept, however many maps are added. Labels are taken as they are: what a data set's raw
@@ -52,10 +52,10 @@ class MeanIou(evaluate.Metric):  # type: ignore[misc]
         _refuse(kwargs)
         pred, labels = _tensor(prediction), _tensor(reference)
         if pred.shape != labels.shape:
-            raise ValueError(f"prediction has the shape {tuple(pred.shape)}: expected the labels' {tuple(labels.shape)}")
-        self._matrix += confusion(
-            pred.long(), labels, num_labels=self.num_labels, ignore_index=self.ignore_index
-        ).cpu()
+            raise ValueError(
+                f"prediction has the shape {tuple(pred.shape)}: expected the labels' {tuple(labels.shape)}"
+            )
+        self._matrix += confusion(pred.long(), labels, num_labels=self.num_labels, ignore_index=self.ignore_index).cpu()
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Count the pixels of several class maps and their labels."""
@@ -101,9 +101,13 @@ def _refuse(kwargs: dict[str, Any]) -> None:
     """
     for name, value in kwargs.items():
         if name not in _REFUSED:
-            raise ValueError(f"`{name}` is not an argument of MeanIou: num_labels and ignore_index are given once, first")
+            raise ValueError(
+                f"`{name}` is not an argument of MeanIou: num_labels and ignore_index are given once, first"
+            )
         if value:
-            raise ValueError(f"`{name}` would change labels a second time: a LabelSpace has done it when they were read")
+            raise ValueError(
+                f"`{name}` would change labels a second time: a LabelSpace has done it when they were read"
+            )
 
 
 def _maps(values: Any) -> Iterable[Any]:

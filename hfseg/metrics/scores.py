@@ -46,7 +46,7 @@ class Scores:
 
     @property
     def states(self) -> tuple[State, ...]:
-        """Say of each class whether its scores mean something: `absent` has no label, `never predicted` no prediction."""
+        """Say of each class whether its scores mean something: `absent` has no labels, or it was `never predicted`."""
         return tuple(
             "absent" if not labelled else "ok" if predicted else "never predicted"
             for labelled, predicted in zip(self.label_pixels, self.predicted_pixels, strict=True)
@@ -79,4 +79,4 @@ def constant_baseline(matrix: Int[Tensor, "k k"]) -> Scores:
 
 
 def _number(value: float) -> float | None:
-    return None if value != value else value  # noqa: PLR0124
+    return None if value != value else value

@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from hfseg.config import Config
 from hfseg.data import AugmentConfig, DataConfig, LoaderConfig, TableDataset, verify
+from hfseg.engine.runtime import RuntimeConfig
 from hfseg.errors import ConfigError
 from hfseg.losses import LossConfig
 from hfseg.models import open_model
-from hfseg.engine.runtime import RuntimeConfig
 from hfseg.recipes.run import RunFolder
 from hfseg.recipes.scoring import check_same_classes, describe, evaluate_on, write_metrics
 
@@ -49,8 +49,12 @@ def run(config: EvaluateConfig) -> dict[str, Any] | None:
     if config.verify_data and isinstance(dataset, TableDataset):
         runtime.on_main(lambda: verify(dataset, workers=config.loader.workers, progress=None))
     evaluation = evaluate_on(
-        segmenter.to(runtime.device), dataset, augment=AugmentConfig(short_side=short_side), loader=config.loader,
-        loss=config.loss, runtime=runtime,
+        segmenter.to(runtime.device),
+        dataset,
+        augment=AugmentConfig(short_side=short_side),
+        loader=config.loader,
+        loss=config.loss,
+        runtime=runtime,
     )
     metrics = describe(
         evaluation,

@@ -15,12 +15,12 @@ from hfseg.engine.loop import Task, fit
 from hfseg.engine.runtime import Runtime
 from hfseg.metrics import Scores
 from hfseg.models import Segmenter, freeze, open_model, parameter_table, save_model, unfreeze
+from hfseg.recipes.console import say, show_parameters
 from hfseg.recipes.pictures import draw_samples
 from hfseg.recipes.run import FinetuneConfig, RunFolder
 from hfseg.recipes.scoring import describe, evaluate_on, write_metrics
 from hfseg.values import Batch
-from hfseg.viz import build_report, say, show_parameters
-
+from hfseg.viz import build_report
 
 AnyDataset = TableDataset | StreamDataset
 
@@ -46,8 +46,8 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> Result | None:
     runtime, folder = config.runtime.start(config.output), RunFolder(config.output)
     runtime.on_main(lambda: folder.check(config, runtime, resume=resume))
     train, validation = open_data(config, runtime)
-    segmenter = build_model(config, train, runtime)
     plan = config.train.plan(batches_per_epoch(config, train, runtime))
+    segmenter = build_model(config, train, runtime)
     state = load_newest(folder.checkpoints, warn=say) if resume else None
     if not resume:
         runtime.on_main(lambda: folder.start(config, runtime))
@@ -103,8 +103,9 @@ def make_task(
         return loss(model(batch.pixel_values), batch.labels)
 
     def validate() -> dict[str, Any]:
-        evaluation = evaluate_on(segmenter, validation, augment=config.augment, loader=config.loader, loss=config.loss,
-                                 runtime=runtime)
+        evaluation = evaluate_on(
+            segmenter, validation, augment=config.augment, loader=config.loader, loss=config.loss, runtime=runtime
+        )
         scores = Scores.from_confusion(evaluation.confusion)
         names = ("mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou")
         return {"loss": evaluation.loss, **{name: getattr(scores, name) for name in names}}
@@ -112,8 +113,14 @@ def make_task(
     return Task(
         model=segmenter,
         batches=lambda start: train_loader(
-            train, config.augment, config.loader, seed=config.seed, rank=runtime.rank, world_size=runtime.world_size,
-            start_step=start, pin_memory=runtime.device.type == "cuda",
+            train,
+            config.augment,
+            config.loader,
+            seed=config.seed,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            start_step=start,
+            pin_memory=runtime.device.type == "cuda",
         ),
         augment=Photometric(config.augment),
         loss_fn=loss_fn,
@@ -128,8 +135,9 @@ def score_best(config: FinetuneConfig, folder: RunFolder, validation: AnyDataset
     """Score the best model once more with all counts, and draw what it predicts."""
     segmenter, space = open_model(folder.best)
     segmenter.to(runtime.device)
-    evaluation = evaluate_on(segmenter, validation, augment=config.augment, loader=config.loader, loss=config.loss,
-                             runtime=runtime)
+    evaluation = evaluate_on(
+        segmenter, validation, augment=config.augment, loader=config.loader, loss=config.loss, runtime=runtime
+    )
     metrics = describe(
         evaluation,
         space,

@@ -6,14 +6,16 @@ import numpy as np
 import torch
 from jaxtyping import Integer, UInt8
 
-from hfseg.data import AugmentConfig, Dataset, StreamDataset, model_input, pick_samples
+from hfseg.data import AugmentConfig, StreamDataset, TableDataset, model_input, pick_samples
 from hfseg.engine.inference import whole
 from hfseg.labels import LabelSpace
 from hfseg.models import Segmenter
 from hfseg.viz import overlay, save_index_mask, side_by_side
 
 
-def draw_samples(segmenter: Segmenter, dataset: Dataset | StreamDataset, augment: AugmentConfig, folder: Path, *, count: int) -> None:
+def draw_samples(
+    segmenter: Segmenter, dataset: TableDataset | StreamDataset, augment: AugmentConfig, folder: Path, *, count: int
+) -> None:
     """Predict `count` images of a data set and draw each into `folder`."""
     for sample in pick_samples(dataset, count):
         pred = predict_images(segmenter, [sample.image], short_side=augment.short_side)[0]

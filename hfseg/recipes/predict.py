@@ -86,7 +86,8 @@ def find_images(inputs: tuple[str, ...]) -> list[Path]:
         elif path.exists():
             matches = [path]
         else:
-            matches = [Path(match) for match in sorted(glob.glob(text, recursive=True)) if Path(match).is_file()]
+            found_files = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
+            matches = [Path(match) for match in found_files if Path(match).is_file()]
         if not matches:
             raise DataError(
                 f"input `{text}` stands for no image: expected a file, a folder of images, or a glob",

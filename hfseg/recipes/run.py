@@ -102,9 +102,7 @@ class RunFolder:
                 f"there is no run to resume in `{self.path}`: `{self.config.name}` is missing",
                 hint="leave out --resume to start one",
             )
-        changed = {
-            key: pair for key, pair in differences(self.settings(), config).items() if key not in FREE_ON_RESUME
-        }
+        changed = {key: pair for key, pair in differences(self.settings(), config).items() if key not in FREE_ON_RESUME}
         if changed:
             listed = ", ".join(f"`{key}` was {old!r}, got {new!r}" for key, (old, new) in changed.items())
             raise CheckpointError(
@@ -121,7 +119,9 @@ class RunFolder:
 
 def free_output(config: FinetuneConfig) -> Path:
     """Name a folder below `runs/` after the data and the model, with a number where that name is taken."""
-    model = config.model.checkpoint if config.model.kind == "checkpoint" else f"{config.model.kind}-{config.model.backbone}"
+    model = (
+        config.model.checkpoint if config.model.kind == "checkpoint" else f"{config.model.kind}-{config.model.backbone}"
+    )
     base = Path("runs") / f"{config.data.kind}-{Path(model).name}"
     candidates = (base if number == 1 else base.with_name(f"{base.name}-{number}") for number in itertools.count(1))
     return next(path for path in candidates if not path.exists())

@@ -1,7 +1,5 @@
 """Scoring a model on one part of a data set, and what is written about it."""
 
-import csv
-import io
 import json
 from functools import partial
 from pathlib import Path
@@ -16,10 +14,16 @@ from hfseg.labels import LabelSpace
 from hfseg.losses import LossConfig
 from hfseg.metrics import Scores, confusion, constant_baseline
 from hfseg.models import Segmenter
+from hfseg.viz import scores_csv
 
 
 def evaluate_on(
-    segmenter: Segmenter, dataset: TableDataset | StreamDataset, *, augment: AugmentConfig, loader: LoaderConfig, loss: LossConfig,
+    segmenter: Segmenter,
+    dataset: TableDataset | StreamDataset,
+    *,
+    augment: AugmentConfig,
+    loader: LoaderConfig,
+    loss: LossConfig,
     runtime: Runtime,
 ) -> Evaluation:
     """Count pixels by label and prediction over a whole data set, at the labels' own size."""
@@ -52,12 +56,8 @@ def describe(evaluation: Evaluation, space: LabelSpace, **facts: Any) -> dict[st
 
 def write_metrics(metrics: dict[str, Any], path: Path) -> None:
     """Write `metrics.json`, and the table of the classes beside it as CSV."""
-    table = io.StringIO()
-    rows = [{**row, "color": "#{:02x}{:02x}{:02x}".format(*row["color"])} for row in metrics["classes"]]
-    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(path.with_suffix(".csv"), table.getvalue())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path.with_suffix(".csv"), scores_csv(metrics))
     write_file(path, json.dumps(metrics, indent=2))
 
 

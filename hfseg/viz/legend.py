@@ -50,7 +50,9 @@ def class_entries(
     return entries
 
 
-def add_legend(picture: Image.Image, entries: Sequence[Entry], *, size_px: int, heading: str | None = None) -> Image.Image:
+def add_legend(
+    picture: Image.Image, entries: Sequence[Entry], *, size_px: int, heading: str | None = None
+) -> Image.Image:
     """Put a legend below a picture, whose own pixels stay as they are at the top left.
 
     The result is wider than the picture only where one entry would not fit.
@@ -80,7 +82,9 @@ def add_legend(picture: Image.Image, entries: Sequence[Entry], *, size_px: int, 
 
 def _swatch(canvas: Image.Image, corner: tuple[int, int], size_px: int, color: Color | None) -> None:
     stripes = hatch(size_px, size_px, stripe=max(2, size_px // 5))
-    canvas.paste(Image.fromarray(stripes) if color is None else color, (*corner, corner[0] + size_px, corner[1] + size_px))
+    canvas.paste(
+        Image.fromarray(stripes) if color is None else color, (*corner, corner[0] + size_px, corner[1] + size_px)
+    )
     box = (*corner, corner[0] + size_px - 1, corner[1] + size_px - 1)
     ImageDraw.Draw(canvas).rectangle(box, outline=MUTED)
 

@@ -13,15 +13,15 @@ def percent(share: float | None, *, missing: str = "undefined") -> str:
 
 
 def count(number: int) -> str:
-    """Write an integer with a thin space between thousands, which no reader takes for a decimal point."""
-    return f"{number:,}".replace(",", "\u202f")
+    """Write an integer with commas between thousands."""
+    return f"{number:,}"
 
 
 def short_count(number: int) -> str:
-    """Write an integer in at most three digits and a unit: 950, 27.3 k, 3.71 M."""
+    """Write an integer in three digits and a unit: 950, 27.3 k, 3.71 M."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}" if number < 999.5 * size else f"{number / size:.0f} {unit}"
+        if number >= 0.9995 * size:
+            return f"{number / size:#.3g}".rstrip(".") + f" {unit}"
     return str(number)
 
 

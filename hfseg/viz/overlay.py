@@ -1,12 +1,13 @@
 """Pictures of predictions: index masks, overlays with a legend, and panels side by side."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw
 
-from hfseg.labels import IGNORE, LabelSpace
+from hfseg.labels import LabelSpace
 from hfseg.viz.legend import INK, PAPER, Entry, add_legend, class_entries, font_of
 from hfseg.viz.paint import WRONG, blend, class_map, error_map, ignored_pixels, outlines, shares
 
@@ -72,12 +73,12 @@ def side_by_side(
     In the error panel correct pixels are dim, wrong ones orange and ignored ones hatched grey; its caption says the
     share of labelled pixels that is wrong, counted at full size.
     """
-    pictures = [("image", _resize(image)), ("prediction", class_map(_resize(pred), label_space))]
+    pictures = [("image", _fit(image)), ("prediction", class_map(_fit(pred), label_space))]
     columns = [shares(pred, label_space)]
     if labels_ids is not None:
-        small = _resize(image), _resize(pred), _resize(labels_ids)
+        small = _fit(image), _fit(pred), _fit(labels_ids)
         pictures.append(("labels", class_map(small[2], label_space)))
-        pictures.append((_error_caption(pred, labels_ids, label_space), error_map(*small, label_space)))
+        pictures.append((f"error {_error_text(pred, labels_ids, label_space)}", error_map(*small, label_space)))
         columns.append(shares(labels_ids, label_space))
     size_px = min(30, max(13, pictures[0][1].shape[1] // 22))
     strip = _strip(pictures, size_px)
@@ -85,18 +86,40 @@ def side_by_side(
     entries = class_entries(label_space.names, label_space.palette, [c.tolist() for c, _ in columns], ignored)
     if labels_ids is None:
         return add_legend(strip, entries, size_px=size_px, heading="share of pixels")
-    entries.append(Entry("wrong, in the error panel", WRONG))
+    entries.append(Entry("wrong (in the error panel)", WRONG))
     return add_legend(strip, entries, size_px=size_px, heading="share of pixels: prediction / labels")
 
 
-def _error_caption(
-    pred: Integer[np.ndarray, "h w"], label_ids: Integer[np.ndarray, "h w"], labels: LabelSpace
-) -> str:
+def _error_text(pred: Integer[np.ndarray, "h w"], label_ids: Integer[np.ndarray, "h w"], labels: LabelSpace) -> str:
     kept = ~ignored_pixels(label_ids, labels)
-    if not kept.any():
-        return f"error (every pixel is {IGNORE}d)"
-    return f"error ({100 * (pred != label_ids)[kept].mean():.1f} % of labelled pixels)"
+    return f"{100 * (pred != label_ids)[kept].mean():.1f} %" if kept.any() else "without labels"
 
 
-def _resize[Pixels: np.ndarray](pixels: Pixels) -> Pixels:
-    return pixels
+def _fit(pixels: UInt8[np.ndarray, "h w 3"] | Integer[np.ndarray, "h w"]) -> Any:
+    """Bring a picture or a map to panel size; ids are never mixed, and small pictures keep their pixels."""
+    height, width = pixels.shape[:2]
+    if max(height, width) < MIN_PANEL_PX:
+        factor = -(-MIN_PANEL_PX // max(height, width))
+        return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+    scale = min(1.0, MAX_PANEL_PX / max(height, width))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    if pixels.ndim == 3:
+        return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.LANCZOS, reducing_gap=3))
+    rows, columns = ((np.arange(new) + 0.5) * (old / new) for new, old in zip(size, (height, width), strict=True))
+    return pixels[np.ix_(rows.astype(int), columns.astype(int))]
+
+
+def _strip(pictures: list[tuple[str, UInt8[np.ndarray, "h w 3"]]], size_px: int) -> Image.Image:
+    """Set pictures of one size in a row, each below its caption; a caption that is too long for its panel is shrunk."""
+    height, width = pictures[0][1].shape[:2]
+    gap = max(4, width // 60)
+    top = round(size_px * 1.7)
+    canvas = Image.new("RGB", (len(pictures) * (width + gap) - gap, top + height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for place, (caption, pixels) in enumerate(pictures):
+        left = place * (width + gap)
+        font = font_of(size_px)
+        shrink = min(1.0, (width - gap) / font.getlength(caption))
+        draw.text((left + gap // 2, top // 2), caption, fill=INK, font=font_of(int(size_px * shrink)), anchor="lm")
+        canvas.paste(Image.fromarray(pixels), (left, top))
+    return canvas

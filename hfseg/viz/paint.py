@@ -9,8 +9,8 @@ HATCH = ((104, 104, 104), (190, 190, 190))
 """The two greys of the stripes that stand for ignored pixels."""
 WRONG: Color = (255, 159, 28)
 """Wrong pixels: an orange that differs from the dimmed picture in brightness too, so no colour vision is needed."""
-DIM = 0.38
-"""Brightness that is left to correct pixels."""
+DIM, DARKEST = 0.36, 26
+"""Correct pixels are grey, `DIM` of their brightness above `DARKEST`."""
 
 
 def stripe_px(height: int, width: int) -> int:
@@ -20,8 +20,9 @@ def stripe_px(height: int, width: int) -> int:
 
 def hatch(height: int, width: int, *, stripe: int) -> UInt8[np.ndarray, "h w 3"]:
     """Draw diagonal stripes of two greys."""
-    diagonal = np.add.outer(np.arange(height), np.arange(width)) // stripe % 2
-    return np.asarray(HATCH, dtype=np.uint8)[diagonal]
+    stripes = np.add.outer(np.arange(height), np.arange(width)) // stripe % 2
+    colors: UInt8[np.ndarray, "h w 3"] = np.asarray(HATCH, dtype=np.uint8)[stripes]
+    return colors
 
 
 def ignored_pixels(ids: Integer[np.ndarray, "h w"], labels: LabelSpace) -> Bool[np.ndarray, "h w"]:
@@ -51,7 +52,7 @@ def error_map(
     labels: LabelSpace,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Dim the picture to dark grey, paint wrong pixels orange and ignored ones hatched."""
-    grey = _luminance(image) * DIM
+    grey = _luminance(image) * DIM + DARKEST
     colors = np.repeat(grey[..., None].round().astype(np.uint8), 3, axis=2)
     colors[pred != label_ids] = WRONG
     return _put_hatch(colors, ignored_pixels(label_ids, labels))

@@ -1,0 +1,33 @@
+"""What recipes say to a person: tables on a terminal, plain text elsewhere."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from hfseg.viz import parameter_summary, parameters_text, render_parameters, render_scores, scores_text, summary
+
+
+def say(text: str) -> None:
+    """Print a line to stderr."""
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+def show_scores(metrics: Mapping[str, Any]) -> None:
+    """Print the scores of `metrics.json` to stdout."""
+    if sys.stdout.isatty():
+        Console().print(render_scores(metrics))
+    else:
+        print(scores_text(metrics))  # noqa: T201
+    data = metrics["dataset"]
+    print(f"\n{data['images']} images of {data['kind']}, {data['split']}: {summary(metrics)}")  # noqa: T201
+
+
+def show_parameters(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table of frozen and trainable parameters to stderr."""
+    if sys.stderr.isatty():
+        Console(stderr=True).print(render_parameters(rows))
+    else:
+        say(parameters_text(rows))
+    say(f"{parameter_summary(rows)}\n")
