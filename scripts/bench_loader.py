@@ -76,8 +76,8 @@ class PlainDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         if random.random() < 0.5:
             canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             labels = labels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).contiguous().float().div_(255)
-        pixels = pixels.sub_(MEAN[:, None, None]).div_(STD[:, None, None])
+        pixels = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).contiguous().float() / 255
+        pixels = pixels.clone().sub_(MEAN[:, None, None]).div_(STD[:, None, None])  # torchvision's normalize clones
         return pixels, torch.from_numpy(np.array(labels)).long()
 
 

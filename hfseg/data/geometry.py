@@ -86,7 +86,7 @@ def cut_image(
         padded = Image.new("RGB", (crop[1], crop[0]), PAD_COLOR)
         padded.paste(pixels)
         pixels = padded
-    return np.array(pixels)
+    return np.asarray(pixels)
 
 
 def cut_labels(
@@ -105,13 +105,13 @@ def train_geometry(sample: Sample, rng: np.random.Generator, augment: AugmentCon
     """Scale, crop and pad a sample at random."""
     window = draw_window(sample.labels, rng, augment, ignore_index=ignore_index)
     image = cut_image(Image.fromarray(sample.image), window, augment.crop)
-    return Sample(image, cut_labels(sample.labels, window, augment.crop, ignore_index=ignore_index), sample.id)
+    return Sample(np.array(image), cut_labels(sample.labels, window, augment.crop, ignore_index=ignore_index), sample.id)
 
 
 def eval_geometry(image: Image.Image, window: Window, *, factor: int = 1) -> UInt8[np.ndarray, "h w 3"]:
     """Bring a whole image, whose sides were divided by `factor`, to the window's full size; labels stay as they are."""
     if (image.height, image.width) == window.full:
-        return np.array(image)
+        return np.asarray(image)
     return cut_image(image, window, window.full, factor=factor)
 
 
