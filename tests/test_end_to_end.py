@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from commands import QUICK, hfseg, start
@@ -140,6 +141,33 @@ def test_a_run_is_the_start_of_another_with_other_classes(run, tmp_path):
     )
     config = json.loads((tmp_path / "next" / "last" / "config.json").read_text())
     assert list(config["id2label"].values()) == ["background", "small_coin", "medium_coin", "large_coin"]
+
+
+def test_a_stream_trains_evaluates_and_resumes(run, tmp_path):
+    rng = np.random.default_rng(0)
+    features = datasets.Features(image=datasets.Image(), label=datasets.Image())
+    for part, count in {"train": 40, "validation": 5}.items():
+        rows = []
+        for _ in range(count):
+            labels = (rng.random((40, 48)) < 0.3).astype(np.uint8)
+            image = rng.integers(0, 100, (40, 48, 3)) + 100 * labels[..., None]
+            rows.append({"image": Image.fromarray(image.astype(np.uint8)), "label": Image.fromarray(labels)})
+        path = tmp_path / "set" / "data" / f"{part}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_list(rows, features=features).to_parquet(path)
+    command = [
+        *("finetune", "--dataset", f"hub:{tmp_path / 'set'}", "--classes", "paper,ink", "--pretrained", "none"),
+        *("--backbone", "mit-b0", "--set", "data.streaming=true", *QUICK, "--steps", "6", "--set", "train.eval_every=3"),
+    ]
+    hfseg(*command, "--output", tmp_path / "whole")
+    with start(*command, "--output", tmp_path / "cut") as process:
+        while not (tmp_path / "cut" / "checkpoints" / "step-000003").exists():
+            assert process.poll() is None, process.stdout.read()
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    hfseg("finetune", "--output", tmp_path / "cut", "--resume")
+    assert_same_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert json.loads((tmp_path / "whole" / "metrics.json").read_text())["dataset"]["images"] == 5
 
 
 def test_resuming_with_other_settings_names_them(run):

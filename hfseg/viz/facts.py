@@ -84,7 +84,8 @@ def facts(run: RunFolder) -> list[Fact]:
     found = [Fact(section, text) for section in ("model", "data") if (text := _section_words(config.get(section)))]
     if run.train:
         last = run.train[-1]
-        found.append(Fact("trained", f"{count(last['step'])} steps, {last['epoch']:.1f} epochs"))
+        epochs = "" if last["epoch"] is None else f", {last['epoch']:.1f} epochs"  # a stream has none
+        found.append(Fact("trained", f"{count(last['step'])} steps{epochs}"))
         speeds = [record["images_per_s"] for record in run.train if record.get("images_per_s")]
         if speeds:
             found.append(Fact("speed", f"{statistics.median(speeds):.1f} images/s in training (median)"))
