@@ -94,13 +94,17 @@ def main() -> None:
         ours.add(prediction=pred_tensor, reference=labels_tensor)
         if index == 9:
             early = peak_mb()
-    print(f"peak memory over {IMAGES} images: +{peak_mb() - before:.1f} MB, of which after the tenth +{peak_mb() - early:.1f} MB")
+    print(
+        f"peak memory over {IMAGES} images: +{peak_mb() - before:.1f} MB, of which after the tenth +{peak_mb() - early:.1f} MB"
+    )
     metric, before = Published(), peak_mb()
     for _ in range(IMAGES // 10):
         metric.add_batch(predictions=[pred], references=[labels])
     metric.compute(num_labels=CLASSES, ignore_index=255)
     print(f"published way over {IMAGES // 10} images: +{peak_mb() - before:.0f} MB")
-    print(f"1 thread, torch {torch.__version__}, numpy {np.__version__}, python {platform.python_version()}, {platform.machine()}")
+    print(
+        f"1 thread, torch {torch.__version__}, numpy {np.__version__}, python {platform.python_version()}, {platform.machine()}"
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ trained = [
         strict=False,
     )
 ]
-fit(make_task(config, segmenter, train, validation, runtime), plan, config.optim, runtime, folder, seed=0, state=None)
+fit(make_task(config, segmenter, train, validation, runtime), plan, config.optim, runtime, folder, state=None)
 found = evaluate_on(
     segmenter, validation, augment=config.augment, loader=config.loader, loss=config.loss, runtime=runtime
 )

@@ -78,10 +78,11 @@ def train(folder: Path, *, steps: int = 8, resume: bool = False, **changes) -> n
         validate=validate,
         export=lambda directory: torch.save(model.state_dict(), directory / "weights.pt"),
         unfreeze=lambda: None,
+        seed=5,
     )
     plan = TrainConfig(steps=steps, eval_every=4, checkpoint_every=3, log_every=1, **changes.pop("train", {})).plan(10)
     state = load_newest(folder / "checkpoints", warn=print) if resume else None
-    fit(Task(**(options | changes)), plan, OptimConfig(lr=0.01), runtime, folder, seed=5, state=state)
+    fit(Task(**(options | changes)), plan, OptimConfig(lr=0.01), runtime, folder, state=state)
     return model
 
 

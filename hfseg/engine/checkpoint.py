@@ -66,13 +66,13 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
     try:
         replace_folder(target, write)
     except OSError as error:
-        before = next(iter(_newest_first(folder)), None)
+        before = next(iter(newest_first(folder)), None)
         kept = f"`{before}` is whole" if before else "there was none before it"
         raise RunFailed(
             f"checkpoint `{target}` cannot be written: {_reason(error)}; {kept}",
             hint="make room, then go on with --resume",
         ) from None
-    for old in list(_newest_first(folder))[keep:]:
+    for old in list(newest_first(folder))[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
@@ -86,7 +86,7 @@ def load_newest(folder: Path, *, warn: Callable[[str], None]) -> TrainingState |
         CheckpointError: there are checkpoints and every one of them is damaged.
     """
     damaged = []
-    for directory in _newest_first(folder):
+    for directory in newest_first(folder):
         try:
             return _load(directory)
         except CheckpointError as error:
@@ -184,7 +184,8 @@ def _nested(flat: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     return state
 
 
-def _newest_first(folder: Path) -> Iterator[Path]:
+def newest_first(folder: Path) -> Iterator[Path]:
+    """Give the checkpoints in a folder, the newest first; whether they are whole is not looked at."""
     found = [path for path in folder.glob("step-*") if _STEP.fullmatch(path.name)]
     return iter(sorted(found, key=lambda path: int(path.name[5:]), reverse=True))
 

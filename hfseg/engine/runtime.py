@@ -181,7 +181,7 @@ class Runtime:
 
 def environment(runtime: Runtime) -> dict[str, str]:
     """Describe the machine and the versions a run used, for `env.json`."""
-    packages = ("hfseg", "torch", "transformers", "accelerate", "datasets", "evaluate", "kornia", "pillow", "numpy")
+    packages = ("hfseg", "torch", "transformers", "accelerate", "datasets", "evaluate", "pillow", "numpy")
     device = runtime.device
     return {
         "python": platform.python_version(),

@@ -54,7 +54,7 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> Result | None:
     runtime.on_main(lambda: write_file(folder.path / "parameters.json", json.dumps(parameter_table(segmenter))))
     runtime.open_trackers(dict(leaves(config.model_dump(mode="json"))))
     task = make_task(config, segmenter, train, validation, runtime)
-    fit(task, plan, config.optim, runtime, folder.path, seed=config.seed, state=state)
+    fit(task, plan, config.optim, runtime, folder.path, state=state)
     metrics = score_best(config, folder, validation, runtime)
     if not runtime.is_main:
         return None
@@ -127,6 +127,7 @@ def make_task(
         validate=validate,
         export=lambda directory: save_model(segmenter, space, directory),
         unfreeze=lambda: unfreeze(segmenter),
+        seed=config.seed,
         unfreeze_step=config.freeze.until_step,
     )
 
