@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from hfseg.models import Segmenter
 from hfseg.viz import parameter_summary, parameters_text, render_parameters, render_scores, scores_text, summary
 
 
@@ -22,6 +23,18 @@ def show_scores(metrics: Mapping[str, Any]) -> None:
         print(scores_text(metrics))  # noqa: T201
     data = metrics["dataset"]
     print(f"\n{data['images']} images of {data['kind']}, {data['split']}: {summary(metrics)}")  # noqa: T201
+
+
+def show_start(segmenter: Segmenter) -> None:
+    """Say to stderr which weights are random, and which parameters nothing depends on."""
+    counts = {name: parameter.numel() for name, parameter in segmenter.hf.named_parameters()}
+    new = sum(counts[name] for name in segmenter.new_parameters)
+    heads = sorted({name.split(".")[0] for name in segmenter.new_parameters})
+    where = f" ({', '.join(heads)})" if heads else ""
+    say(f"{new:,} of {sum(counts.values()):,} parameters start from random weights{where}")
+    idle = sum(parameter.numel() for parameter in segmenter.parameters() if not parameter.requires_grad)
+    if idle:
+        say(f"{idle:,} parameters feed no output of this model and are not trained")
 
 
 def show_parameters(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -15,7 +15,7 @@ from hfseg.engine.loop import Task, fit
 from hfseg.engine.runtime import Runtime
 from hfseg.metrics import Scores
 from hfseg.models import Segmenter, freeze, open_model, parameter_table, save_model, unfreeze
-from hfseg.recipes.console import say, show_parameters
+from hfseg.recipes.console import say, show_parameters, show_start
 from hfseg.recipes.pictures import draw_samples
 from hfseg.recipes.run import FinetuneConfig, RunFolder
 from hfseg.recipes.scoring import describe, evaluate_on, write_metrics
@@ -82,6 +82,8 @@ def build_model(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> 
     """Build the model for the data's classes, freeze what was asked for, and show what is trained."""
     torch.manual_seed(config.seed)
     segmenter = config.model.build(train.labels)
+    if runtime.is_main:
+        show_start(segmenter)
     if runtime.config.gradient_checkpointing:
         segmenter.enable_gradient_checkpointing()
     freeze(segmenter, config.freeze.modules)

@@ -51,7 +51,7 @@ def confusion_map(matrix: Integer[np.ndarray, "k k"], names: Sequence[str]) -> F
     count = len(names)
     share = row_shares(matrix)
     size_in = max(4.2, 0.36 * count + 1.7) if count <= MAX_TEXTS else 0.19 * count + 2.2
-    figure, ax = axes(size_in, size_in * 0.92)
+    figure, ax = axes(size_in, size_in * 1.02)
     red, green, blue = (int(BLUE[place : place + 2], 16) / 255 for place in (1, 3, 5))
     shades = LinearSegmentedColormap.from_list("share", [(red, green, blue, 0.0), (red, green, blue, 1.0)])
     norm: Normalize = PowerNorm(0.5, vmin=0, vmax=100)

@@ -57,8 +57,8 @@ def lead(run: RunFolder) -> str:
         images = f"{count(data['images'])} image{'s' if data['images'] != 1 else ''}"
         size = f", shorter side {protocol['short_side']} px" if protocol.get("short_side") else ""
         return (
-            f"{run.metrics['model']}, measured on {images} of the {data['split']} part of {data['kind']} "
-            f"({protocol['mode']} images{size})."
+            f"Scores of {run.metrics['model']} on {images}: the {data['split']} part of the {data['kind']} data "
+            f"(inference: {protocol['mode']}{size})."
         )
     if run.validations:
         return "No final evaluation yet: the numbers are those of the best validation so far."

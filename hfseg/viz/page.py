@@ -112,7 +112,7 @@ def render(run: RunFolder, figures: Mapping[str, Figure]) -> str:
 
 
 def _plot(name: str, figure: Figure) -> Plot:
-    title = figure.axes[0].get_title(loc="left").replace("\n", " ")
+    title = figure.get_suptitle().replace("\n", " ")
     return Plot(name, Markup(inline_svg(figure, name, described=title)))
 
 

@@ -30,12 +30,8 @@ STYLE = {
     "axes.spines.left": False,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 10.0,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.h_pad": 0.07,
     "font.size": 9.0,
     "grid.color": GRID,
     "grid.linewidth": 0.8,
@@ -63,9 +59,9 @@ def axes(width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> tuple[Figu
 
 def name_axes(ax: Any, *, title: str, x: str, y: str) -> None:
     """Write the finding above and the units beside; the title is broken to the figure's width."""
-    width_in = ax.figure.get_size_inches()[0]
-    lines = textwrap.wrap(title, width=max(30, int(11.5 * width_in)))
-    ax.set_title("\n".join(lines), x=0.0)
+    width_in = float(ax.figure.get_size_inches()[0])
+    lines = textwrap.wrap(title, width=int(10.4 * width_in))
+    ax.figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=10.5, fontweight="bold")
     ax.set_xlabel(x)
     ax.set_ylabel(y)
 

@@ -57,7 +57,7 @@ def render_scores(metrics: Mapping[str, Any]) -> Table:
 
 
 def render_parameters(parameters: Sequence[Mapping[str, Any]]) -> Table:
-    """Make the table of frozen and trainable parameters for a terminal; `parameter_summary` says it in words."""
+    """Make the table of frozen and trainable parameters for a terminal; `parameter_summary` is its sentence."""
     table = _table(PARAMETER_COLUMNS)
     *rows, last = parameter_rows(parameters)
     for cells in rows:
