@@ -16,9 +16,13 @@ IGNORE = "ignore"
 Color = tuple[int, int, int]
 
 
-def default_palette(count: int) -> tuple[Color, ...]:
-    """Give `count` distinct colours, the first ones far apart: the bit-reversal palette of Pascal VOC without black."""
-    return tuple(_voc_color(index) for index in range(1, count + 1))
+def default_palette(names: Sequence[str]) -> tuple[Color, ...]:
+    """Give each class a colour of its own, the first ones far apart.
+
+    Source: the bit-reversal palette of Pascal VOC; its black is kept for a first class called `background`.
+    """
+    first = 0 if names[:1] and names[0].casefold() == "background" else 1
+    return tuple(_voc_color(first + index) for index in range(len(names)))
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class LabelSpace:
         """
         table = {first + index: index for index in range(len(names))}
         table = {**dict.fromkeys((*ignored, ignore_index), ignore_index), **table}
-        colors = default_palette(len(names)) if palette is None else [(int(r), int(g), int(b)) for r, g, b in palette]
+        colors = default_palette(names) if palette is None else [(int(r), int(g), int(b)) for r, g, b in palette]
         return cls(tuple(names), tuple(colors), table, ignore_index=ignore_index)
 
     @property

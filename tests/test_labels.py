@@ -76,6 +76,7 @@ def test_the_ignored_value_is_no_class():
 
 
 def test_palettes_are_distinct_and_unknown_ids_are_grey():
-    assert len(set(default_palette(255))) == 255
+    assert len(set(default_palette([str(i) for i in range(255)]))) == 255
+    assert default_palette(["Background", "a"]) == ((0, 0, 0), default_palette(["a"])[0])
     painted = LabelSpace.from_names("ab").colorize(np.array([[0, 1, 255]], dtype=np.uint8))
     assert painted[0, 2].tolist() == [128, 128, 128]

@@ -139,7 +139,7 @@ def _one_means_two(classes: Classes, first_value: int) -> Classes:
     """Read one name as that object and its background."""
     if len(classes.names) > 1 or classes.raws is not None:
         return classes
-    color = classes.palette[0] if classes.palette else default_palette(1)[0]
+    color = classes.palette[0] if classes.palette else default_palette(("object",))[0]
     raws = (0, first_value) if first_value else None
     return replace(classes, names=(BACKGROUND, *classes.names), raws=raws, palette=((0, 0, 0), color))
 
@@ -157,7 +157,7 @@ def _with_raws(classes: Classes, settings: LabelSettings, records: Callable[[], 
 
 def _index_space(classes: Classes, settings: LabelSettings) -> LabelSpace:
     assert classes.raws is not None
-    palette = classes.palette or default_palette(len(classes.names))
+    palette = classes.palette or default_palette(classes.names)
     void = settings.ignore_index in classes.raws and len(classes.names) > 2
     kept = [i for i, raw in enumerate(classes.raws) if not (void and raw == settings.ignore_index)]
     ignored = (*settings.ignored_values, *classes.ignored, settings.ignore_index)

@@ -9,12 +9,15 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize, PowerNorm
 from matplotlib.figure import Figure
 
 from hfseg.viz.numbers import percent, score_word
-from hfseg.viz.style import BLUE, GRID, INK, MUTED, WIDTH_IN, axes, name_axes, styled
+from hfseg.viz.style import CELL, GRID, INK, MUTED, WIDTH_IN, axes, name_axes, styled
 
 MAX_CELLS = 40
 """Classes of a confusion matrix that have a row of their own; the rarer ones share one."""
 MAX_TEXTS = 16
 """Classes up to which every cell says its number."""
+
+MAX_NAME = 26
+"""Letters of a class name beside an axis."""
 
 
 @styled
@@ -32,7 +35,7 @@ def iou_bars(classes: Sequence[Mapping[str, Any]]) -> Figure:
     for place, value, row in zip(places, values, ranked, strict=True):
         word = score_word(row, "iou") if row["state"] == "ok" or row["iou"] is None else f"0 %, {row['state']}"
         ax.annotate(word, (value, place), xytext=(4, 0), textcoords="offset points", va="center", color=MUTED)
-    ax.set_yticks(places, [row["name"] for row in ranked], color=INK)
+    ax.set_yticks(places, [_short(row["name"]) for row in ranked], color=INK)
     ax.set_ylim(-0.6, len(ranked) - 0.4)
     ax.set_xlim(0, 100)
     ax.grid(visible=False, axis="y")
@@ -47,20 +50,22 @@ def confusion_map(matrix: Integer[np.ndarray, "k k"], names: Sequence[str]) -> F
 
     A class without labelled pixels has an empty row. Shades follow the square root, so that small confusions are seen.
     """
+    title = _confusion_title(matrix, names)
     matrix, names = _fold(matrix, list(names))
     count = len(names)
     share = row_shares(matrix)
-    size_in = max(4.2, 0.36 * count + 1.7) if count <= MAX_TEXTS else 0.19 * count + 2.2
-    figure, ax = axes(size_in, size_in * 1.02)
-    red, green, blue = (int(BLUE[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    wide = max(4.2, 0.36 * count + 1.7), max(4.3, 0.37 * count + 1.7)
+    figure, ax = axes(*(wide if count <= MAX_TEXTS else (0.18 * count + 2.2, 0.17 * count + 1.6)))
+    red, green, blue = (int(CELL[place : place + 2], 16) / 255 for place in (1, 3, 5))
     shades = LinearSegmentedColormap.from_list("share", [(red, green, blue, 0.0), (red, green, blue, 1.0)])
     norm: Normalize = PowerNorm(0.5, vmin=0, vmax=100)
     mesh = ax.pcolormesh(np.arange(count + 1) - 0.5, np.arange(count + 1) - 0.5, 100 * share, cmap=shades, norm=norm)
     mesh.set_edgecolor(GRID)
     mesh.set_linewidth(0.5)
     mesh.set_rasterized(count > MAX_TEXTS)
-    ax.set_xticks(range(count), names, rotation=90, color=INK)
-    ax.set_yticks(range(count), names, color=INK)
+    short = [_short(name) for name in names]
+    ax.set_xticks(range(count), short, rotation=90, color=INK)
+    ax.set_yticks(range(count), short, color=INK)
     ax.tick_params(labelsize=9 if count <= MAX_TEXTS else 7)
     ax.invert_yaxis()
     ax.set_aspect("equal")
@@ -71,7 +76,7 @@ def confusion_map(matrix: Integer[np.ndarray, "k k"], names: Sequence[str]) -> F
         bar = figure.colorbar(mesh, ax=ax, shrink=0.5, ticks=[0, 5, 20, 50, 100])
         bar.set_label("share of the class's labelled pixels (%)", color=MUTED)
         bar.outline.set_visible(False)
-    name_axes(ax, title=_confusion_title(share, names), x="predicted class", y="labelled class")
+    name_axes(ax, title=title, x="predicted class", y="labelled class")
     return figure
 
 
@@ -112,9 +117,15 @@ def _bars_title(ranked: Sequence[Mapping[str, Any]]) -> str:
     return f"IoU from {percent(worst['iou'])} ({worst['name']}) to {percent(best['iou'])} ({best['name']})"
 
 
-def _confusion_title(share: Float[np.ndarray, "k k"], names: Sequence[str]) -> str:
-    wrong = share * (1 - np.eye(len(names)))
+def _confusion_title(matrix: Integer[np.ndarray, "k k"], names: Sequence[str]) -> str:
+    """Name the largest confusion among the classes that have at least a thousandth of the labelled pixels."""
+    frequent = matrix.sum(axis=1) >= 0.001 * matrix.sum()
+    wrong = row_shares(matrix) * (1 - np.eye(len(names))) * frequent[:, None]
     row, column = divmod(int(wrong.argmax()), len(names))
     if wrong[row, column] == 0:
         return "No class is taken for another"
     return f"Most confused: {percent(float(wrong[row, column]))} of {names[row]} is predicted as {names[column]}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"

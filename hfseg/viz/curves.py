@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hfseg.viz.numbers import percent
 from hfseg.viz.run import Record, best_validation, events
@@ -28,7 +30,7 @@ def loss_curves(records: Sequence[Record]) -> Figure:
     train = _need(records, "train")
     steps, loss = _column(train, "step"), _column(train, "loss")
     smooth = smoothed(loss)
-    figure, ax = axes()
+    figure, ax = _step_axes()
     thin = slice(None, None, max(1, len(steps) // MAX_POINTS))
     ax.plot(steps[thin], loss[thin], color=BLUE, alpha=0.28, linewidth=1.0)
     ax.plot(steps[thin], smooth[thin], color=BLUE, marker="o" if len(steps) == 1 else None)
@@ -57,10 +59,10 @@ def iou_curve(records: Sequence[Record], *, baseline: tuple[str, float] | None =
     validations = _need(records, "validation")
     best = best_validation(validations)
     steps, values = _column(validations, "step"), 100 * _column(validations, "mean_iou")
-    figure, ax = axes()
+    figure, ax = _step_axes()
     ax.plot(steps, values, color=BLUE, marker="o", markersize=4)
-    ax.plot(best["step"], 100 * best["mean_iou"], color=BLUE, marker="o", markersize=8)
-    highest = values.max()
+    ax.plot(best["step"], values[steps == best["step"]][-1], color=BLUE, marker="o", markersize=8)
+    highest = np.nan_to_num(values).max()
     if baseline is not None:
         name, share = baseline
         ax.axhline(100 * share, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
@@ -82,12 +84,12 @@ def accuracy_curves(records: Sequence[Record]) -> Figure:
     """
     validations = _need(records, "validation")
     steps = _column(validations, "step")
-    figure, ax = axes()
+    figure, ax = _step_axes()
     ends = []
     for key, name, color in (("overall_accuracy", "pixel", BLUE), ("mean_accuracy", "mean of classes", GREEN)):
         values = 100 * _column(validations, key)
         ax.plot(steps, values, color=color, marker="o", markersize=4)
-        ends.append((steps[-1], values[-1], name, color))
+        ends.append((steps[-1], np.nan_to_num(values)[-1], name, color))
     ax.set_ylim(0, 102)
     label_ends(ax, ends)
     last = validations[-1]
@@ -105,7 +107,7 @@ def learning_rate_curve(records: Sequence[Record]) -> Figure:
     """
     train = _need(records, "train")
     steps, rates = _column(train, "step"), _column(train, "lr")
-    figure, ax = axes()
+    figure, ax = _step_axes()
     thin = slice(None, None, max(1, len(steps) // MAX_POINTS))
     ax.plot(steps[thin], rates[thin], color=BLUE, marker="o" if len(steps) == 1 else None)
     ax.set_ylim(0, 1.1 * rates.max() or 1.0)
@@ -127,6 +129,12 @@ def smoothed(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
             total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
             result[place] = total / weight
     return result
+
+
+def _step_axes() -> tuple[Figure, Any]:
+    figure, ax = axes()
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
+    return figure, ax
 
 
 def _loss_title(

@@ -74,7 +74,7 @@ def notices(run: RunFolder) -> list[str]:
     if last is not None and last["event"] == "stop":
         found.append(f"Stopped at step {count(last['step'])}: {last.get('reason', 'no reason was logged')}.")
     if run.metrics is None:
-        found.append(f"There is no metrics.json; `hfseg evaluate {_quoted(run)}` adds the per-class table.")
+        found.append(f"There is no metrics.json yet: the end of training writes it, and hfseg evaluate {_quoted(run)}.")
     return found
 
 
@@ -139,5 +139,5 @@ def _section_words(section: Any) -> str:
     """Write a section's kind and what it is made of, such as `upernet, convnextv2-base`."""
     if not isinstance(section, dict):
         return ""
-    keys = ("kind", "backbone", "model", "name", "root", "data_dir")
+    keys = ("kind", "backbone", "checkpoint", "name", "data_dir")
     return ", ".join(str(section[key]) for key in keys if section.get(key))

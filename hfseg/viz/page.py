@@ -29,10 +29,10 @@ CURVES = ("loss", "miou", "accuracy", "learning-rate")
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure as a piece of the page."""
+    """A figure as a piece of the page, and the width in px at which its text is easily read."""
 
-    name: str
     svg: Markup
+    width: int
 
 
 def build_report(run_dir: Path) -> Path:
@@ -113,7 +113,8 @@ def render(run: RunFolder, figures: Mapping[str, Figure]) -> str:
 
 def _plot(name: str, figure: Figure) -> Plot:
     title = figure.get_suptitle().replace("\n", " ")
-    return Plot(name, Markup(inline_svg(figure, name, described=title)))
+    width_px = round(112 * figure.get_size_inches()[0])
+    return Plot(Markup(inline_svg(figure, name, described=title)), width_px)
 
 
 def _class_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -50,7 +50,7 @@ def events(records: tuple[Record, ...] | list[Record], event: str) -> tuple[Reco
 
 def best_validation(validations: tuple[Record, ...] | list[Record]) -> Record:
     """Pick the validation of the highest mIoU, the first of several equal ones."""
-    return max(validations, key=lambda record: record["mean_iou"])
+    return max(validations, key=lambda record: -1.0 if record["mean_iou"] is None else record["mean_iou"])
 
 
 def read_run(run_dir: Path) -> RunFolder:

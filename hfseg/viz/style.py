@@ -14,10 +14,19 @@ from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1f2329", "#667080", "#e2e5ea"
 BLUE, ORANGE, GREEN = "#0b6bcb", "#c2570c", "#157f5b"
-PAGE_COLORS = {INK: "ink", MUTED: "muted", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
+CELL = "#0a66c2"  # white numbers stand on it
+PAGE_COLORS = {
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "grid",
+    BLUE: "blue",
+    ORANGE: "orange",
+    GREEN: "green",
+    CELL: "cell",
+}
 """Colours that a page replaces by its own custom properties, so that one SVG suits light and dark."""
 
-WIDTH_IN, HEIGHT_IN = 5.2, 3.1
+WIDTH_IN, HEIGHT_IN = 4.8, 3.0
 """Small on paper, so that text is still readable where a figure fills the width of a phone."""
 STYLE = {
     "text.parse_math": False,  # a class may be called `$`
@@ -32,7 +41,7 @@ STYLE = {
     "axes.spines.top": False,
     "figure.constrained_layout.use": True,
     "figure.constrained_layout.h_pad": 0.07,
-    "font.size": 9.0,
+    "font.size": 9.5,
     "grid.color": GRID,
     "grid.linewidth": 0.8,
     "lines.linewidth": 1.8,
@@ -60,8 +69,8 @@ def axes(width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> tuple[Figu
 def name_axes(ax: Any, *, title: str, x: str, y: str) -> None:
     """Write the finding above and the units beside; the title is broken to the figure's width."""
     width_in = float(ax.figure.get_size_inches()[0])
-    lines = textwrap.wrap(title, width=int(10.4 * width_in))
-    ax.figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=10.5, fontweight="bold")
+    lines = textwrap.wrap(title, width=int(10 * width_in))
+    ax.figure.suptitle("\n".join(lines), x=0.012, ha="left", fontsize=11, fontweight="bold")
     ax.set_xlabel(x)
     ax.set_ylabel(y)
 
