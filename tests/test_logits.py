@@ -30,6 +30,18 @@ def test_joined_strips_equal_the_whole(source, target, max_elements):
 
 
 @pytest.mark.parametrize(("source", "target"), SIZES)
+def test_strips_pass_gradients_on_as_the_whole_does(source, target):
+    logits = torch.randn(2, 5, *source, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 5, *target, dtype=torch.float64)
+    whole = torch.autograd.grad((resize_logits(logits, target) * weights).sum(), logits)[0]
+    parts = [
+        (strip.resize(logits[:, :, strip.source], target[1]) * weights[:, :, strip.rows]).sum()
+        for strip in strips(logits, target, max_elements=700)
+    ]
+    torch.testing.assert_close(torch.autograd.grad(sum(parts), logits)[0], whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("source", "target"), SIZES)
 def test_the_class_of_a_pixel_is_that_of_the_resized_logits(source, target):
     logits = torch.randn(2, 5, *source, dtype=torch.float64)
     assert torch.equal(argmax_at(logits, target), resize_logits(logits, target).argmax(1))

@@ -51,6 +51,22 @@ def test_more_classes_than_a_byte_holds():
     assert torch.equal(confusion(pred, labels, num_labels=400, ignore_index=65535), counted(pred, labels, 400, 65535))
 
 
+@pytest.mark.parametrize(("ignore", "byte"), [(-100, 156), (65535, 255)])
+def test_an_ignored_value_outside_a_byte_ignores_no_byte(ignore, byte):
+    labels = torch.tensor([[0, byte]], dtype=torch.uint8)
+    with pytest.raises(ValueError, match=f"label {byte} in 1 pixels"):
+        confusion(torch.zeros(1, 2, dtype=torch.int64), labels, num_labels=2, ignore_index=ignore)
+
+
+def test_the_layout_in_memory_does_not_matter_and_shapes_do():
+    pred, labels = maps(1, 5)
+    wanted = confusion(pred, labels, num_labels=5)
+    assert torch.equal(confusion(pred.T.contiguous().T, labels, num_labels=5), wanted)
+    assert torch.equal(confusion(pred, labels.T.contiguous().T, num_labels=5), wanted)
+    with pytest.raises(ValueError, match=r"prediction has the shape \(1, 4, 4\): expected the labels' \(2, 4, 4\)"):
+        confusion.__wrapped__(torch.zeros(1, 4, 4).long(), torch.zeros(2, 4, 4).long(), num_labels=5)
+
+
 def test_confusion_of_parts_equals_confusion_of_whole():
     pred, labels = maps(0, 5)
     parts = [confusion(p, y, num_labels=5) for p, y in zip(pred.split(2), labels.split(2), strict=True)]
@@ -139,6 +155,8 @@ def test_what_would_change_labels_twice_is_refused():
         metric.add_batch(predictions=[[[0]]], references=[[[0]]], reduce_labels=True)
     with pytest.raises(ValueError, match="`num_classes` is not an argument"):
         metric.compute(num_classes=3)
+    with pytest.raises(ValueError, match="there are 1 predictions and 2 references"):
+        metric.add_batch(predictions=[[[0]]], references=[[[0]], [[1]]])
     with pytest.raises(ValueError, match="ignore_index 2 is also one of the 3 classes"):
         MeanIou(num_labels=3, ignore_index=2)
 

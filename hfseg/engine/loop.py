@@ -125,7 +125,8 @@ class _Loop:
         """Hand model and optimizer to Accelerate."""
         model, runtime = self.task.model, self.runtime
         self.optimizer = self.optim.build(model.to(runtime.device))
-        self.wrapped, self.prepared = runtime.accelerator.prepare(model, self.optimizer)
+        wrapped, self.prepared = runtime.accelerator.prepare(model, self.optimizer)
+        self.wrapped = runtime.compiled(wrapped)
 
     def _restore(self, state: TrainingState) -> None:
         self.optimizer.load_state_dict(state.optimizer)

@@ -30,7 +30,7 @@ class RuntimeConfig(Config):
     num_processes: PositiveInt | None = None
     """Stop with an error unless the run has exactly this many processes; any number where it is not given."""
     compile: bool = False
-    """Compile the model with `torch.compile`."""
+    """Compile what training calls with `torch.compile`."""
     channels_last: bool = False
     """Keep images and convolution weights in channels-last memory order."""
     gradient_checkpointing: bool = False
@@ -152,7 +152,7 @@ class Runtime:
                 raise found
 
     def ready(self, model: nn.Module) -> nn.Module:
-        """Put a model into the memory order, the norms and the compiled form that were asked for, in place.
+        """Put a model into the memory order and give it the norms that were asked for, in place.
 
         On several GPUs batch norms count over all of them (SyncBatchNorm).
         """
@@ -160,9 +160,14 @@ class Runtime:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of the stub
         if self.world_size > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        if self.config.compile:
-            model.compile()
         return model
+
+    def compiled(self, model: Any) -> Any:
+        """Compile what training calls, where that was asked for.
+
+        Training crops have one size, so one compilation does; evaluation sees many sizes and stays as it is.
+        """
+        return torch.compile(model, dynamic=False) if self.config.compile else model
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the main process's buffers: batch-norm statistics drift apart between steps."""

@@ -20,9 +20,11 @@ def dice(
     batch that are not ignored; 0 where there are none.
     Source: Milletari et al., V-Net, arXiv 1606.04797, with p and y in place of their squares.
     """
-    probabilities = resize_logits(logits.float(), (labels.shape[-2], labels.shape[-1])).softmax(1)
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    probabilities = resize_logits(precise, (labels.shape[-2], labels.shape[-1])).softmax(1)
+    labels = labels.long()
     kept = labels != ignore_index
-    onehot = F.one_hot(labels.long().where(kept, 0), logits.shape[1]).movedim(-1, 1) * kept[:, None]
+    onehot = F.one_hot(labels.where(kept, 0), logits.shape[1]).movedim(-1, 1) * kept[:, None]
     shared = (probabilities * onehot).sum((0, 2, 3))
     predicted, labelled = (probabilities * kept[:, None]).sum((0, 2, 3)), onehot.sum((0, 2, 3))
     present = labelled > 0

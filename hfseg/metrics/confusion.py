@@ -13,21 +13,24 @@ def confusion(
 ) -> Int[Tensor, "k k"]:
     """Count pixels by (label, prediction), leaving out ignored labels.
 
-    Rows are labels, columns predictions; the counts stay on the device of the labels.
+    Rows are labels, columns predictions; the counts stay on the device of the labels. The check reads a few numbers
+    back, for which the host waits.
 
     Raises:
-        ValueError: a kept label, or the prediction of a kept pixel, lies outside [0, num_labels).
+        ValueError: the shapes differ; a kept label, or the prediction of a kept pixel, lies outside [0, num_labels).
     """
+    if pred.shape != labels.shape:
+        raise ValueError(f"prediction has the shape {tuple(pred.shape)}: expected the labels' {tuple(labels.shape)}")
     rows, ignored = labels.to(torch.int32, copy=True), ignore_index
-    if not num_labels <= ignore_index <= _NARROW:
-        rows, ignored = rows.masked_fill(labels == ignore_index, num_labels), num_labels
+    if not num_labels <= ignore_index <= _NARROW:  # compared as integers: among bytes, -100 would be 156
+        rows, ignored = rows.masked_fill_(rows == ignore_index, num_labels), num_labels
     (low, high), (first, last) = rows.aminmax(), pred.aminmax()
     height = max(num_labels, ignored) + 1
     if low < 0 or high >= height or first < 0 or last >= num_labels:
         _check(pred, labels, num_labels=num_labels, ignore_index=ignore_index)
         pred = pred.clamp(0, num_labels - 1)  # what is out of range is ignored
     cells = rows.mul_(num_labels).add_(pred.to(torch.int32))
-    counts = torch.bincount(cells.view(-1), minlength=height * num_labels).view(height, num_labels)
+    counts = torch.bincount(cells.flatten(), minlength=height * num_labels).view(height, num_labels)
     if height > num_labels + (ignored == num_labels) and counts[num_labels:ignored].any():
         _check(pred, labels, num_labels=num_labels, ignore_index=ignore_index)
     return counts[:num_labels]
@@ -39,6 +42,7 @@ def _check(pred: Tensor, labels: Tensor, *, num_labels: int, ignore_index: int) 
     Raises:
         ValueError: names the value.
     """
+    labels = labels.long()
     kept = labels != ignore_index
     for name, values in (("label", labels[kept]), ("prediction", pred[kept])):
         outside = values[(values < 0) | (values >= num_labels)]

@@ -1,6 +1,6 @@
 """The scores as an `evaluate.Metric`, without the Hub and without keeping pixels."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -51,16 +51,15 @@ class MeanIou(evaluate.Metric):
         """Count the pixels of one class map and its labels."""
         _refuse(kwargs)
         pred, labels = _tensor(prediction), _tensor(reference)
-        if pred.shape != labels.shape:
-            raise ValueError(
-                f"prediction has the shape {tuple(pred.shape)}: expected the labels' {tuple(labels.shape)}"
-            )
         self._matrix += confusion(pred.long(), labels, num_labels=self.num_labels, ignore_index=self.ignore_index).cpu()
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Count the pixels of several class maps and their labels."""
         _refuse(kwargs)
-        for pred, labels in zip(_maps(predictions), _maps(references), strict=True):
+        preds, references = _maps(predictions), _maps(references)
+        if len(preds) != len(references):
+            raise ValueError(f"there are {len(preds)} predictions and {len(references)} references: expected as many")
+        for pred, labels in zip(preds, references, strict=True):
             self.add(prediction=pred, reference=labels)
 
     def compute(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> dict[str, Any]:
@@ -110,13 +109,13 @@ def _refuse(kwargs: dict[str, Any]) -> None:
             )
 
 
-def _maps(values: Any) -> Iterable[Any]:
+def _maps(values: Any) -> Sequence[Any] | np.ndarray | Tensor:
     """Give class maps one by one; a lone map counts as one."""
     if values is None:
         raise ValueError("both predictions and references are needed: got one of them")
     if isinstance(values, np.ndarray | Tensor):
         return values if values.ndim == 3 else [values]
-    return values  # type: ignore[no-any-return]
+    return list(values)
 
 
 def _tensor(values: Any) -> Tensor:

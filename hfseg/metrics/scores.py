@@ -9,7 +9,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 State = Literal["ok", "absent", "never predicted"]
-NAN = float("nan")
 
 
 @dataclass(frozen=True)
