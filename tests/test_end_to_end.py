@@ -157,7 +157,17 @@ def test_a_stream_trains_evaluates_and_resumes(run, tmp_path):
         datasets.Dataset.from_list(rows, features=features).to_parquet(path)
     command = [
         *("finetune", "--dataset", f"hub:{tmp_path / 'set'}", "--classes", "paper,ink", "--pretrained", "none"),
-        *("--backbone", "mit-b0", "--set", "data.streaming=true", *QUICK, "--steps", "6", "--set", "train.eval_every=3"),
+        *(
+            "--backbone",
+            "mit-b0",
+            "--set",
+            "data.streaming=true",
+            *QUICK,
+            "--steps",
+            "6",
+            "--set",
+            "train.eval_every=3",
+        ),
     ]
     hfseg(*command, "--output", tmp_path / "whole")
     with start(*command, "--output", tmp_path / "cut") as process:

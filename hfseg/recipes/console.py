@@ -1,10 +1,12 @@
 """What recipes say to a person: tables on a terminal, plain text elsewhere."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hfseg.models import Segmenter
 from hfseg.viz import parameter_summary, parameters_text, render_parameters, render_scores, scores_text, summary
@@ -13,6 +15,20 @@ from hfseg.viz import parameter_summary, parameters_text, render_parameters, ren
 def say(text: str) -> None:
     """Print a line to stderr."""
     print(text, file=sys.stderr)  # noqa: T201
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Give a function that shows how much is done, of how much: a bar on a terminal, one line elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        say(what)
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def show_scores(metrics: Mapping[str, Any]) -> None:

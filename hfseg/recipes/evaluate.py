@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hfseg.config import Config
-from hfseg.data import AugmentConfig, DataConfig, LoaderConfig, TableDataset, verify
+from hfseg.data import AugmentConfig, DataConfig, LoaderConfig
 from hfseg.engine.runtime import RuntimeConfig
 from hfseg.errors import ConfigError
 from hfseg.losses import LossConfig
 from hfseg.models import open_model
+from hfseg.recipes.console import progress
 from hfseg.recipes.run import RunFolder
-from hfseg.recipes.scoring import check_same_classes, describe, evaluate_on, write_metrics
+from hfseg.recipes.scoring import check_same_classes, describe, evaluate_on, verify_on_main, write_metrics
 
 
 class EvaluateConfig(Config):
@@ -46,16 +47,18 @@ def run(config: EvaluateConfig) -> dict[str, Any] | None:
     dataset = data.open(config.split)
     segmenter, space = open_model(config.model)
     check_same_classes(space, dataset.labels, name=config.model)
-    if config.verify_data and isinstance(dataset, TableDataset):
-        runtime.on_main(lambda: verify(dataset, workers=config.loader.workers, progress=None))
-    evaluation = evaluate_on(
-        segmenter.to(runtime.device),
-        dataset,
-        augment=AugmentConfig(short_side=short_side),
-        loader=config.loader,
-        loss=config.loss,
-        runtime=runtime,
-    )
+    if config.verify_data:
+        verify_on_main(dataset, workers=config.loader.workers, runtime=runtime)
+    with progress(f"evaluating {config.model} on {data.kind} {config.split}") as show:
+        evaluation = evaluate_on(
+            segmenter.to(runtime.device),
+            dataset,
+            augment=AugmentConfig(short_side=short_side),
+            loader=config.loader,
+            loss=config.loss,
+            runtime=runtime,
+            show=show,
+        )
     metrics = describe(
         evaluation,
         dataset.labels,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hfseg.config import leaves
-from hfseg.data import Photometric, StreamDataset, TableDataset, train_loader, verify
+from hfseg.data import Photometric, StreamDataset, TableDataset, train_loader
 from hfseg.engine.checkpoint import load_newest, write_file
 from hfseg.engine.loop import Task, fit
 from hfseg.engine.runtime import Runtime
@@ -18,7 +18,7 @@ from hfseg.models import Segmenter, freeze, open_model, parameter_table, save_mo
 from hfseg.recipes.console import say, show_parameters, show_start
 from hfseg.recipes.pictures import draw_samples
 from hfseg.recipes.run import FinetuneConfig, RunFolder
-from hfseg.recipes.scoring import describe, evaluate_on, write_metrics
+from hfseg.recipes.scoring import describe, evaluate_on, verify_on_main, write_metrics
 from hfseg.values import Batch
 from hfseg.viz import build_report
 
@@ -64,9 +64,9 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> Result | None:
 def open_data(config: FinetuneConfig, runtime: Runtime) -> tuple[AnyDataset, AnyDataset]:
     """Open the training and validation parts, and look at every file of them where that was asked for."""
     train, validation = config.data.open("train"), config.data.open("validation")
-    for dataset in (train, validation):
-        if config.verify_data and isinstance(dataset, TableDataset):
-            runtime.on_main(lambda dataset=dataset: verify(dataset, workers=config.loader.workers, progress=None))
+    if config.verify_data:
+        for dataset in (train, validation):
+            verify_on_main(dataset, workers=config.loader.workers, runtime=runtime)
     return train, validation
 
 

@@ -1,11 +1,12 @@
 """Scoring a model on one part of a data set, and what is written about it."""
 
 import json
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hfseg.data import AugmentConfig, LoaderConfig, StreamDataset, TableDataset, eval_loader
+from hfseg.data import AugmentConfig, LoaderConfig, StreamDataset, TableDataset, eval_loader, verify
 from hfseg.engine.checkpoint import write_file
 from hfseg.engine.evaluation import Evaluation, evaluate
 from hfseg.engine.runtime import Runtime
@@ -14,7 +15,24 @@ from hfseg.labels import LabelSpace
 from hfseg.losses import LossConfig
 from hfseg.metrics import Scores, confusion, constant_baseline
 from hfseg.models import Segmenter
+from hfseg.recipes.console import progress
+from hfseg.values import Batch
 from hfseg.viz import scores_csv
+
+
+def verify_on_main(dataset: TableDataset | StreamDataset, *, workers: int, runtime: Runtime) -> None:
+    """Read every mask and image header of a data set once, in the main process; a stream is checked as it is read.
+
+    Raises:
+        DataError: files cannot be used; names them.
+    """
+
+    def check() -> None:
+        if isinstance(dataset, TableDataset):
+            with progress(f"checking {len(dataset)} images of {dataset.name}") as show:
+                verify(dataset, workers=workers, progress=show)
+
+    runtime.on_main(check)
 
 
 def evaluate_on(
@@ -25,12 +43,24 @@ def evaluate_on(
     loader: LoaderConfig,
     loss: LossConfig,
     runtime: Runtime,
+    show: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Count pixels by label and prediction over a whole data set, at the labels' own size."""
+    """Count pixels by label and prediction over a whole data set, at the labels' own size.
+
+    `show` is told how many batches are done, and of how many.
+    """
     space = dataset.labels
+    loaded = eval_loader(dataset, augment, loader, rank=runtime.rank, world_size=runtime.world_size)
+
+    def shown() -> Iterator[Batch]:
+        total = loaded.num_batches
+        for done, batch in enumerate(loaded, start=1):
+            yield batch
+            show(done, total)
+
     return evaluate(
         segmenter,
-        eval_loader(dataset, augment, loader, rank=runtime.rank, world_size=runtime.world_size),
+        shown(),
         count=partial(confusion, num_labels=space.num_labels, ignore_index=space.ignore_index),
         criterion=loss.build(ignore_index=space.ignore_index),
         runtime=runtime,
