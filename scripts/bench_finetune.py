@@ -30,7 +30,7 @@ def hfseg(data: Path, model: Path, lr: float, output: Path) -> tuple[float, floa
     subprocess.run(
         [*command, "finetune", "--dataset", "folder", "--data-dir", data, "--model", model, "--epochs", str(EPOCHS),
          "--batch-size", str(BATCH), "--lr", str(lr), "--short-side", str(SIZE[0]), "--crop-size", f"{SIZE[0]}x{SIZE[1]}",
-         "--workers", "1", "--set", "samples=0", "--output", output],
+         "--workers", "1", "--set", "samples=0", "--set", "runtime.channels_last=true", "--output", output],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     seconds = time.perf_counter() - began
