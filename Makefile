@@ -12,7 +12,7 @@ demo: $(READY)  ## fine-tune on the embedded photograph, score it, draw it: unde
 test: $(READY)  ## the whole suite but for the long kill tests
 	$(RUN)/pytest -n 2 --dist loadfile -m "not kill and not gpu"
 
-quick: $(READY)  ## the everyday subset, under a minute
+quick: $(READY)  ## the everyday subset, about a minute
 	$(RUN)/pytest -n 2 --dist loadfile -m "not slow and not kill and not gpu"
 
 kill: $(READY)  ## kill a run at random moments and resume it
