@@ -186,7 +186,7 @@ def evaluate(
     ] = None,
     short_side: ShortSide = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images of one size at once [default: 1]", rich_help_panel=_DATA)
+        int | None, typer.Option(help="Images of one size at once [default: 4]", rich_help_panel=_DATA)
     ] = None,
     workers: Workers = None,
     output: Annotated[
