@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,11 +85,14 @@ def finetune(
         typer.Option(help="Whole segmentation checkpoint: Hub id, folder or run.", rich_help_panel=_MODEL),
     ] = None,
     decoder: Annotated[
-        str | None, typer.Option(help="segformer or upernet [default: what fits the backbone]", rich_help_panel=_MODEL)
+        str | None, typer.Option(help="segformer, upernet or fusion [default: what fits]", rich_help_panel=_MODEL)
     ] = None,
     backbone: Annotated[
         str | None,
-        typer.Option(help="Encoder: alias such as convnextv2-base, Hub id or folder.", rich_help_panel=_MODEL),
+        typer.Option(
+            help="Encoder: alias such as convnextv2-base, nat, dinat, fastervit or dinov2, timm:NAME, Hub id, folder.",
+            rich_help_panel=_MODEL,
+        ),
     ] = None,
     pretrained: Annotated[
         str | None,
@@ -271,6 +275,32 @@ def report(
     from hfseg.recipes import report as recipe
 
     typer.echo(recipe.run(run))
+
+
+@app.command(epilog="Example: hfseg backbones dinat-mini")
+def backbones(
+    name: Annotated[
+        str | None, typer.Argument(help="One encoder to look at: alias, timm:NAME, Hub id or folder.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the encoders: which can be used, their strides and channels, and where their weights are."""
+    from hfseg.recipes import backbones as recipe
+
+    rows = recipe.run(name)
+    typer.echo(json.dumps([asdict(row) for row in rows]) if as_json else recipe.to_text(rows))
+
+
+@app.command(epilog="Example: hfseg doctor")
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Say what this machine has and lacks: libraries, devices, precisions, the Hub, disk and memory."""
+    from hfseg.recipes import doctor as recipe
+
+    facts = recipe.run()
+    typer.echo(json.dumps(recipe.to_json(facts)) if as_json else recipe.to_text(facts))
+    if not recipe.is_healthy(facts):
+        raise typer.Exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,32 +12,44 @@ from pydantic_core import PydanticUndefined
 
 from hfseg.cli import app
 from hfseg.config import KIND, kind_of, models_in
+from hfseg.recipes.evaluate import EvaluateConfig
+from hfseg.recipes.predict import PredictConfig
 from hfseg.recipes.run import FinetuneConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def config_page() -> str:
-    """Describe every setting of a run, a section each."""
+    """Describe every setting of every command, a section each; what two commands share, once."""
     head = (
         "# Settings of a run\n\nMade by `make docs` from the code. Any of them can stand in a YAML file (`--config`) "
         "or behind `--set`, as in `--set optim.lr=1e-4`.\n"
     )
-    return "\n".join([head, *sections(FinetuneConfig, "")])
+    seen: set[type[BaseModel]] = set()
+    parts = [head, *sections(FinetuneConfig, "", seen)]
+    for command, config in {"evaluate": EvaluateConfig, "predict": PredictConfig}.items():
+        parts += [f"# Settings of `hfseg {command}`\n\nBehind `--set`.\n", *sections(config, "", seen)]
+    return "\n".join(parts)
 
 
-def sections(config: type[BaseModel], path: str) -> Iterator[str]:
-    """Give a table of the plain settings of a config, then the sections inside it."""
+def sections(config: type[BaseModel], path: str, seen: set[type[BaseModel]]) -> Iterator[str]:
+    """Give a table of the plain settings of a config, then the sections inside it that were not `seen` yet."""
     inner = {name: models_in(field.annotation) for name, field in config.model_fields.items()}
     plain = [name for name in config.model_fields if not inner[name]]
     if plain:
         yield "| key | default | |\n|---|---|---|\n" + "\n".join(row(config, path, name) for name in plain) + "\n"
+    shared = [f"`{path}{name}`" for name, choices in inner.items() if choices and seen.issuperset(choices)]
+    if shared:
+        yield f"{', '.join(shared)}: as above.\n"
     for name, choices in inner.items():
         for choice in choices:
+            if choice in seen:
+                continue
+            seen.add(choice)
             kind = f" with `{KIND}: {kind_of(choice)}`" if len(choices) > 1 else ""
             dotted = f"{path}{name}"
             yield f"## `{dotted}`{kind}\n\n{(choice.__doc__ or '').strip()}\n"
-            yield from sections(choice, f"{dotted}.")
+            yield from sections(choice, f"{dotted}.", seen)
 
 
 def row(config: type[BaseModel], path: str, name: str) -> str:

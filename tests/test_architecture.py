@@ -14,7 +14,7 @@ LEVEL = {
     "recipes": 1,
     **dict.fromkeys(("engine", "data", "models", "losses", "metrics", "viz"), 2),
     **dict.fromkeys(("config", "labels", "values", "logits"), 3),
-    "errors": 4,
+    **dict.fromkeys(("errors", "on_import"), 4),
 }
 SHARED_BY_RECIPES = {"run", "scoring", "pictures", "console"}
 """Modules in `recipes` that are no verbs."""
@@ -61,7 +61,10 @@ def test_every_module_has_a_level():
     assert parts <= set(LEVEL)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["finetune", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["finetune", "--help"], ["doctor", "--help"], ["backbones", "--help"], ["--version"]],
+)
 def test_help_imports_neither_torch_nor_transformers(arguments):
     code = (
         "import sys; from hfseg.cli import main\n"

@@ -128,8 +128,73 @@ def test_evaluation_resizes_the_image_only_when_asked():
     assert np.array_equal(small, np.asarray(image.resize((30, 20), Image.Resampling.BILINEAR)))
 
 
+def turned(height, width, angle, full=(80, 104), top=20, left=30):
+    return Window((80, 104), full, top, left, height, width, angle)
+
+
+@pytest.mark.parametrize(("angle", "quarters"), [(90.0, 1), (180.0, 2), (-90.0, -1)])
+def test_a_quarter_turn_equals_the_turned_crop(angle, quarters):
+    image, labels = smooth_image(80, 104), RNG.integers(0, 5, (80, 104), dtype=np.uint8)
+    cut = cut_image(image, turned(32, 32, angle), (32, 32))
+    straight = np.rot90(cut_image(image, turned(32, 32, 0.0), (32, 32)), quarters)
+    assert np.abs(cut.astype(int) - straight).max() <= 1  # Pillow rounds down what it interpolates
+    cut = cut_labels(labels, turned(32, 32, angle), (32, 32), ignore_index=IGNORE)
+    assert np.array_equal(cut, np.rot90(labels[20:52, 30:62], quarters))
+
+
+@pytest.mark.parametrize("full", [(80, 104), (57, 77), (163, 211)])
+@pytest.mark.parametrize("angle", [-170.0, -20.0, 3.0, 44.0])
+def test_a_turned_crop_equals_the_crop_of_the_whole_turned_image(full, angle):
+    image, labels = smooth_image(80, 104), RNG.integers(0, 5, (80, 104), dtype=np.uint8)
+    window = turned(40, 36, angle, full, top=5, left=12)
+    whole = image.resize(full[::-1], Image.Resampling.BILINEAR)
+    whole = whole.rotate(angle, Image.Resampling.BILINEAR, center=(12 + 18, 5 + 20), fillcolor=PAD_COLOR)
+    difference = np.abs(cut_image(image, window, (40, 36)) - np.asarray(whole).astype(int)[5:45, 12:48])
+    assert difference.max() <= 3  # filter weights are rounded twice
+    cut = cut_labels(labels, window, (40, 36), ignore_index=IGNORE)
+    for row, column in np.ndindex(40, 36):
+        place = complex(30, 25) + complex(column + 0.5 - 18, row + 0.5 - 20) * np.exp(1j * np.deg2rad(angle))
+        x, y = int(np.floor(place.real * 104 / full[1])), int(np.floor(place.imag * 80 / full[0]))
+        assert cut[row, column] == (labels[y, x] if 0 <= x < 104 and 0 <= y < 80 else IGNORE)
+
+
+def test_a_turned_corner_beyond_the_image_is_ignored_and_has_the_mean_colour():
+    sample = Sample(np.full((40, 40, 3), 7, np.uint8), np.ones((40, 40), np.uint8), "x")
+    augment = AugmentConfig(crop_size=(40, 44), scale=(1.0, 1.0), rotate=60.0)
+    cut = train_geometry(sample, np.random.default_rng(2), augment, ignore_index=IGNORE)
+    assert 0.05 < (cut.labels[:, :40] == IGNORE).mean() < 0.3
+    assert (cut.image[cut.labels == 1] == 7).mean() > 0.99
+    assert (cut.image[cut.labels == IGNORE] == PAD_COLOR).all()
+    assert (cut.labels[:, 40:] == IGNORE).all()
+
+
+def test_turns_cover_the_range_and_nothing_is_drawn_where_there_are_none():
+    labels = np.zeros((60, 90), np.uint8)
+
+    def windows(rotate):
+        augment = AugmentConfig(crop_size=16, rotate=rotate, max_class_share=1.0)
+        return [draw_window(labels, np.random.default_rng(s), augment, ignore_index=IGNORE) for s in range(200)]
+
+    angles = [window.angle for window in windows(30.0)]
+    assert min(angles) < -27
+    assert max(angles) > 27
+    assert max(map(abs, angles)) <= 30
+    assert {window.angle for window in windows(0.0)} == {0.0}
+    rng = np.random.default_rng(0)
+    full = scaled_size((60, 90), short_side=None, scale=rng.uniform(0.5, 2.0))
+    assert windows(0.0)[0].top == rng.integers(full[0] - 15)  # right after the scale, as without turns
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"scale": (2.0, 0.5)}, {"crop_size": 0}, {"flip": 1.5}, {"max_class_share": 0.0}, {"rotate": 3}]
+    "wrong",
+    [
+        {"scale": (2.0, 0.5)},
+        {"crop_size": 0},
+        {"flip": 1.5},
+        {"max_class_share": 0.0},
+        {"rotate": 200},
+        {"rotation": 3},
+    ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
@@ -155,6 +220,21 @@ def test_flips_turn_images_and_labels_together():
     assert out.draws is None
 
 
+def test_vertical_flips_come_on_their_own_and_as_often_as_asked():
+    count = 4000
+    pixels = torch.tensor([[[0.0, 1.0], [2.0, 3.0]]]).expand(count, 3, 2, 2) / 3
+    labels = torch.tensor([[0, 1], [2, 3]]).expand(count, 2, 2)
+    draws = torch.rand(count, NUM_DRAWS, generator=torch.Generator().manual_seed(5))
+    given = Batch(pixels, labels, tuple(map(str, range(count))), draws)
+    out = Photometric(AugmentConfig(photometric=False, flip=0.3, vertical_flip=0.6))(given)
+    assert torch.equal(out.pixel_values[:, 0].mul(3).round().long(), out.labels)
+    share = torch.bincount(out.labels[:, 0, 0], minlength=4) / count
+    assert torch.allclose(share, torch.tensor([0.7 * 0.4, 0.3 * 0.4, 0.7 * 0.6, 0.3 * 0.6]), atol=0.03)
+    for certain, expected in (({"flip": 1.0, "vertical_flip": 1.0}, 3), ({"flip": 0.0, "vertical_flip": 1.0}, 2)):
+        out = Photometric(AugmentConfig(photometric=False, **certain))(given)
+        assert (out.labels[:, 0, 0] == expected).all()
+
+
 def test_colours_change_within_bounds_and_by_the_samples_own_numbers():
     given = batch()
     out = Photometric(AugmentConfig(flip=0.0))(given).pixel_values
@@ -169,7 +249,7 @@ def test_colours_change_within_bounds_and_by_the_samples_own_numbers():
 
 def test_samples_whose_gates_are_shut_keep_their_colours():
     images = batch().pixel_values.float() / 255
-    assert torch.equal(photometric(images, torch.full((6, NUM_DRAWS), 0.9)), images)
+    assert torch.equal(photometric(images, torch.full((6, NUM_DRAWS), 0.9), AugmentConfig()), images)
 
 
 def test_each_change_does_what_its_name_says():
@@ -179,7 +259,7 @@ def test_each_change_does_what_its_name_says():
     def changed(first, amount):
         draws = shut.clone()
         draws[:, first], draws[:, first + 1] = 0.0, amount
-        return photometric(images, draws)
+        return photometric(images, draws, AugmentConfig())
 
     assert torch.allclose(changed(1, 0.75), images + 16 / 255, atol=1e-6)
     assert torch.allclose(changed(3, 0.75), (images * 1.25).clamp(0, 1), atol=1e-6)
@@ -190,6 +270,29 @@ def test_each_change_does_what_its_name_says():
     turned = changed(7, 1.0)
     assert torch.allclose(turned.amax(1), images.amax(1), atol=1e-5)
     assert not torch.allclose(turned, images, atol=1e-3)
+
+
+def test_strengths_bound_each_change_and_zero_leaves_it_out():
+    images = torch.rand(64, 3, 4, 4, generator=torch.Generator().manual_seed(2)) * 0.2 + 0.4
+    draws = torch.rand(64, NUM_DRAWS, generator=torch.Generator().manual_seed(3))
+    none = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    assert torch.equal(photometric(images, draws, AugmentConfig(**none)), images)
+    brighter = photometric(images, draws, AugmentConfig(**{**none, "brightness": 0.2})) - images
+    assert 0.15 < brighter.abs().max() <= 0.2 + 1e-6
+    assert torch.allclose(brighter, brighter[:, :1, :1, :1].expand_as(brighter), atol=1e-6)
+    factor = photometric(images, draws, AugmentConfig(**{**none, "contrast": 0.1})) / images
+    assert factor.min() >= 0.9 - 1e-6
+    assert 1.05 < factor.max() <= 1.1 + 1e-6
+    for kept, changed in (("saturation", "hue"), ("hue", "saturation")):
+        out = photometric(images, draws, AugmentConfig(**{**none, changed: 0.5}))
+        spread = [(each.amax(1) - each.amin(1)).clamp(min=1e-6) for each in (images, out)]
+        assert torch.allclose(*spread, atol=1e-5) == (kept == "saturation")
+        assert torch.allclose(images.amax(1), out.amax(1), atol=1e-5)
+
+
+def test_a_strength_without_photometric_is_refused():
+    with pytest.raises(ValidationError, match=r"`hue` has no effect with `photometric: false`: got 3"):
+        AugmentConfig(photometric=False, hue=3)
 
 
 def test_hue_and_saturation_equal_a_conversion_there_and_back():

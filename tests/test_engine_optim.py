@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from transformers import CONFIG_MAPPING, AutoModel
 
 from hfseg.engine.optim import OptimConfig, carry_over, split_by_decay
 from hfseg.engine.plan import TrainConfig
@@ -19,6 +20,7 @@ class Net(nn.Module):
         self.layernorm = nn.LayerNorm(4)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
         self.rpb = nn.Parameter(torch.zeros(2, 3, 3))
+        self.layer_scale_parameter = nn.Parameter(torch.ones(4))
         self.frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
 
 
@@ -26,8 +28,28 @@ def test_norms_biases_and_position_tables_do_not_decay():
     net = Net()
     decayed, undecayed = split_by_decay(net.named_parameters())
     assert decayed == [net.conv.weight]
-    assert len(undecayed) == 7
+    assert len(undecayed) == 8
     assert not any(parameter is net.frozen for parameter in undecayed)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("convnext", {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 8]}),
+        ("convnextv2", {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 8]}),
+        ("swinv2", {"depths": [1, 1], "embed_dim": 8, "num_heads": [1, 1], "window_size": 2}),
+        ("dinov2", {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}),
+        ("segformer", {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 8, 8], "num_attention_heads": [1, 1, 1, 1]}),
+    ],
+)
+def test_of_real_encoders_only_weights_of_convolutions_and_linear_layers_decay(family, settings):
+    with torch.device("meta"):
+        model = AutoModel.from_config(CONFIG_MAPPING[family](**settings))
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    expected = {f"{name}.weight" for name, _ in layers if "position_bias" not in name}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(parameter)] for parameter in split_by_decay(model.named_parameters())[0]}
+    assert found == expected
 
 
 def test_every_trainable_parameter_is_in_one_group():
@@ -36,6 +58,46 @@ def test_every_trainable_parameter_is_in_one_group():
     held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in net.parameters() if parameter.requires_grad)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_the_first_step_is_that_of_the_definition(name):
+    weight = nn.Parameter(torch.tensor([[2.0, -1.0]]))
+    module = nn.ParameterDict({"weight": weight})
+    optimizer = OptimConfig(name=name, lr=0.1, weight_decay=0.5).build(module)
+    before, gradient = weight.detach().clone(), torch.tensor([[0.25, 3.0]])
+    for _ in range(2):
+        weight.grad = gradient.clone()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = 0.0
+    coupled = gradient + 0.5 * before
+    expected = {
+        "adamw": before * (1 - 0.1 * 0.5) - 0.1 * gradient.sign(),
+        "adam": before - 0.1 * coupled.sign(),
+        "sgd": before - 0.1 * coupled,
+    }[name]
+    assert torch.allclose(weight, expected, atol=1e-6)
+
+
+def test_momentum_carries_the_last_step_on():
+    weight = nn.Parameter(torch.zeros(1, 1))
+    optimizer = OptimConfig(name="sgd", lr=1.0, weight_decay=0.0, momentum=0.5).build(nn.ParameterDict({"w": weight}))
+    for gradient in (1.0, 0.0):
+        weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+    assert weight.item() == -1.5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": "sgd", "betas": (0.8, 0.9)}, r"`betas` has no effect on sgd: got \(0.8, 0.9\)"),
+        ({"momentum": 0.5}, r"`momentum` has no effect on adamw: got 0.5"),
+    ],
+)
+def test_a_setting_of_another_optimizer_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**wrong)
 
 
 def test_warm_up_rises_linearly_and_poly_falls_to_zero():
@@ -60,6 +122,19 @@ def test_schedules_start_at_the_peak_and_never_rise(schedule):
 def test_multi_step_drops_after_its_milestones():
     optim = OptimConfig(lr=1.0, warmup_steps=0, schedule="multi-step", milestones=(0.5, 0.6), gamma=0.1)
     assert [optim.lr_at(step, 50) for step in (0, 24, 25, 29, 30, 49)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 7, 333])
+def test_parts_of_a_run_are_epochs(steps_per_epoch):
+    optim = OptimConfig(lr=1.0, warmup_steps=0, schedule="multi-step", milestones=(0.5, 0.6), gamma=0.1)
+    peer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(peer, milestones=[25, 30], gamma=0.1)
+    for epoch in range(50):
+        for step in (0, steps_per_epoch - 1):
+            found = optim.lr_at(epoch * steps_per_epoch + step, 50 * steps_per_epoch)
+            assert found == pytest.approx(schedule.get_last_lr()[0])
+        peer.step()
+        schedule.step()
 
 
 @pytest.mark.parametrize("wrong", [{"milestones": (0.5,)}, {"schedule": "multi-step"}])

@@ -61,7 +61,7 @@ def test_a_frozen_backbone_keeps_every_bit_and_the_head_moves(family: str, tmp_p
     before = snapshot(model)
     train(model)
     moved = changed(model, before)
-    encoder = {name for name in before if name.startswith(("backbone.", f"{model.hf.base_model_prefix}."))}
+    encoder = {name for name in before if name.startswith(f"{anatomy.encoder_name(model.hf)}.")}
     assert encoder
     assert not moved & encoder
     assert {name.split(".")[0] for name in moved} & set(anatomy.head_names(model.hf))

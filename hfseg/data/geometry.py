@@ -3,8 +3,12 @@
 The crop is a window of the image as it would be at the drawn scale. Pillow's `resize(box=...)` computes just that
 window from the source pixels below it, with the same filter support as a resize of the whole image. The labels of the
 window are those under its pixels' centres. Both follow the half-pixel convention, so they stay aligned.
+
+A window may be turned about its middle. Its pixels then come from the resized surroundings, bilinearly, and its labels
+still straight from the source.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +26,10 @@ TRIES = 10
 
 @dataclass(frozen=True)
 class Window:
-    """A crop of an image that is resized from `source` to `full` (both height, width)."""
+    """A crop of an image that is resized from `source` to `full` (both height, width).
+
+    Its content is turned about its middle by `angle`, in degrees, counterclockwise.
+    """
 
     source: tuple[int, int]
     full: tuple[int, int]
@@ -30,6 +37,7 @@ class Window:
     left: int
     height: int
     width: int
+    angle: float = 0.0
 
     @property
     def shrink(self) -> float:
@@ -43,6 +51,25 @@ class Window:
         right, bottom = (self.left + self.width) * across, (self.top + self.height) * down
         return self.left * across, self.top * down, min(right, self.source[1]), min(bottom, self.source[0])
 
+    @property
+    def affine(self) -> tuple[float, float, float, float, float, float]:
+        """Where a place (u, v) of the crop lies in the full image, as Pillow has it: (a u + b v + c, d u + e v + f)."""
+        cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        u, v = self.width / 2, self.height / 2
+        return cos, -sin, self.left + u - cos * u + sin * v, sin, cos, self.top + v - sin * u - cos * v
+
+    @property
+    def surroundings(self) -> "Window":
+        """The part of the full image that the turned crop lies in, with the neighbours that interpolation needs."""
+        a, b, c, d, e, f = self.affine
+        corners = [(u, v) for u in (0, self.width) for v in (0, self.height)]
+        across, down = [a * u + b * v + c for u, v in corners], [d * u + e * v + f for u, v in corners]
+        left, top = max(0, math.floor(min(across)) - 1), max(0, math.floor(min(down)) - 1)
+        right, bottom = (
+            min(side, math.ceil(max(edges)) + 1) for side, edges in zip(self.full[::-1], (across, down), strict=True)
+        )
+        return Window(self.source, self.full, top, left, bottom - top, right - left)
+
 
 def scaled_size(size: tuple[int, int], *, short_side: int | None, scale: float = 1.0) -> tuple[int, int]:
     """Give the height and width at which the shorter side is `short_side` times `scale`."""
@@ -53,7 +80,7 @@ def scaled_size(size: tuple[int, int], *, short_side: int | None, scale: float =
 def draw_window(
     labels: Integer[np.ndarray, "h w"], rng: np.random.Generator, augment: AugmentConfig, *, ignore_index: int
 ) -> Window:
-    """Draw the scale and the place of a training crop.
+    """Draw the scale, the turn and the place of a training crop.
 
     Up to ten places are tried until no class takes `max_class_share` or more of the labelled pixels; a place without
     labelled pixels is tried again too.
@@ -63,13 +90,14 @@ def draw_window(
     low, high = augment.scale
     full = scaled_size(source, short_side=augment.short_side, scale=float(rng.uniform(low, high)))
     height, width = min(augment.crop[0], full[0]), min(augment.crop[1], full[1])
-    window = Window(source, full, 0, 0, height, width)
+    angle = float(rng.uniform(-augment.rotate, augment.rotate)) if augment.rotate else 0.0
+    window = Window(source, full, 0, 0, height, width, angle)
     for _ in range(TRIES):
         top, left = int(rng.integers(full[0] - height + 1)), int(rng.integers(full[1] - width + 1))
-        window = Window(source, full, top, left, height, width)
+        window = Window(source, full, top, left, height, width, angle)
         if augment.max_class_share == 1 or (height, width) == full:
             break
-        if _largest_share(_labels_in(labels, window, step=8), ignore_index) < augment.max_class_share:
+        if _largest_share(_labels_in(labels, window, ignore_index, step=8), ignore_index) < augment.max_class_share:
             break
     return window
 
@@ -78,10 +106,7 @@ def cut_image(
     image: Image.Image, window: Window, crop: tuple[int, int], *, factor: int = 1
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Resize the window out of an image whose sides were divided by `factor`, and pad it to `crop`, right and below."""
-    left, top, right, bottom = (edge / factor for edge in window.box)
-    box = (left, top, min(right, image.width), min(bottom, image.height))
-    size = (window.width, window.height)
-    pixels = image.resize(size, Image.Resampling.BILINEAR, box=box)
+    pixels = _turned_image(image, window, factor) if window.angle else _resized(image, window, factor)
     if (window.height, window.width) != crop:
         padded = Image.new("RGB", (crop[1], crop[0]), PAD_COLOR)
         padded.paste(pixels)
@@ -92,8 +117,8 @@ def cut_image(
 def cut_labels(
     labels: Integer[np.ndarray, "h w"], window: Window, crop: tuple[int, int], *, ignore_index: int
 ) -> Integer[np.ndarray, "h2 w2"]:
-    """Take the labels under the window's pixels and pad them to `crop` with `ignore_index`."""
-    cut = _labels_in(labels, window)
+    """Take the labels under the window's pixels; `ignore_index` pads them to `crop` and stands beyond the image."""
+    cut = _labels_in(labels, window, ignore_index)
     if cut.shape == crop:
         return cut
     out = np.full(crop, ignore_index, dtype=labels.dtype)
@@ -102,7 +127,7 @@ def cut_labels(
 
 
 def train_geometry(sample: Sample, rng: np.random.Generator, augment: AugmentConfig, *, ignore_index: int) -> Sample:
-    """Scale, crop and pad a sample at random."""
+    """Scale, turn, crop and pad a sample at random."""
     window = draw_window(sample.labels, rng, augment, ignore_index=ignore_index)
     image = cut_image(Image.fromarray(sample.image), window, augment.crop)
     labels = cut_labels(sample.labels, window, augment.crop, ignore_index=ignore_index)
@@ -122,14 +147,50 @@ def whole_window(size: tuple[int, int], *, short_side: int | None) -> Window:
     return Window(size, full, 0, 0, *full)
 
 
-def _labels_in(labels: Integer[np.ndarray, "h w"], window: Window, *, step: int = 1) -> Integer[np.ndarray, "h2 w2"]:
+def _resized(image: Image.Image, window: Window, factor: int) -> Image.Image:
+    """Resize the window out of an image whose sides were divided by `factor`, not turned."""
+    left, top, right, bottom = (edge / factor for edge in window.box)
+    box = (left, top, min(right, image.width), min(bottom, image.height))
+    return image.resize((window.width, window.height), Image.Resampling.BILINEAR, box=box)
+
+
+def _turned_image(image: Image.Image, window: Window, factor: int) -> Image.Image:
+    """Resize what surrounds a turned window, which keeps its details free of moire, then take the window out of it."""
+    surroundings = window.surroundings
+    a, b, c, d, e, f = window.affine
+    affine = (a, b, c - surroundings.left, d, e, f - surroundings.top)
+    return _resized(image, surroundings, factor).transform(
+        (window.width, window.height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR, fillcolor=PAD_COLOR
+    )
+
+
+def _labels_in(
+    labels: Integer[np.ndarray, "h w"], window: Window, ignore_index: int, *, step: int = 1
+) -> Integer[np.ndarray, "h2 w2"]:
     """Gather the labels under the centres of the window's pixels, or of every `step`-th of them."""
+    if window.angle:
+        return _turned_labels(labels, window, ignore_index, step)
     rows = _centres(window.top, window.height, window.full[0], window.source[0], step)
     columns = _centres(window.left, window.width, window.full[1], window.source[1], step)
     band = labels[rows[0] : rows[-1] + 1]  # columns first, of these rows only: three times as fast where labels grow
     cut: Integer[np.ndarray, "h2 w2"] = np.take(
         np.take(band, columns, axis=1, mode="clip"), rows - rows[0], axis=0, mode="clip"
     )
+    return cut
+
+
+def _turned_labels(
+    labels: Integer[np.ndarray, "h w"], window: Window, ignore_index: int, step: int
+) -> Integer[np.ndarray, "h2 w2"]:
+    """Gather the labels under the centres of a turned window's pixels; beyond the image is `ignore_index`."""
+    a, b, c, d, e, f = window.affine
+    u, v = np.arange(0, window.width, step) + 0.5, np.arange(0, window.height, step)[:, None] + 0.5
+    (height, width), full = window.source, window.full
+    columns = np.floor((a * u + b * v + c) * (width / full[1])).astype(np.int64)
+    rows = np.floor((d * u + e * v + f) * (height / full[0])).astype(np.int64)
+    is_inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    cut: Integer[np.ndarray, "h2 w2"] = labels[rows.clip(0, height - 1), columns.clip(0, width - 1)]
+    cut[~is_inside] = ignore_index
     return cut
 
 

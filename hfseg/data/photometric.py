@@ -1,20 +1,14 @@
 """Flips and colour changes of a whole batch, on whatever device it is."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from hfseg.data.augment import AugmentConfig
 from hfseg.values import Batch
 
-BRIGHTNESS = 32 / 255
-"""Largest shift of every channel."""
-RATIO = (0.5, 1.5)
-"""Range of the factors of contrast and saturation."""
-HUE_DEGREES = 18.0
-"""Largest turn of the hue."""
 NUM_DRAWS = 10
-"""Uniform numbers that one sample needs: flip; a gate and an amount for each of four changes; when contrast comes."""
+"""Uniform numbers that one sample needs: flips; a gate and an amount for each of four changes; when contrast comes."""
 
 
 class Photometric:
@@ -34,24 +28,43 @@ class Photometric:
             images = images.to(torch.float32, memory_format=torch.contiguous_format) / 255
         labels, draws = batch.labels, batch.draws
         if draws is not None:
-            flipped = (draws[:, 0] < self.augment.flip)[:, None, None]
-            images = torch.where(flipped[:, None], images.flip(-1), images)
-            labels = torch.where(flipped, labels.flip(-1), labels)
-            images = photometric(images, draws) if self.augment.photometric else images
+            images, labels = flip(images, labels, draws[:, 0], self.augment)
+            images = photometric(images, draws, self.augment) if self.augment.photometric else images
         return Batch(images, labels, batch.ids)
 
 
-def photometric(images: Float[Tensor, "b 3 h w"], draws: Float[Tensor, "b p"]) -> Float[Tensor, "b 3 h w"]:
+def flip(
+    images: Float[Tensor, "b 3 h w"],
+    labels: Integer[Tensor, "b h w"],
+    draw: Float[Tensor, " b"],
+    augment: AugmentConfig,
+) -> tuple[Float[Tensor, "b 3 h w"], Integer[Tensor, "b h w"]]:
+    """Flip images and labels, across and upside down, each with its own probability.
+
+    One uniform number decides both: what is left of it after the first decision is uniform again.
+    """
+    across = draw < augment.flip
+    images, labels = _flipped(images, labels, across, axis=-1)
+    if not augment.vertical_flip:
+        return images, labels
+    rest = torch.where(across, draw / max(augment.flip, 1e-9), (draw - augment.flip) / max(1 - augment.flip, 1e-9))
+    return _flipped(images, labels, rest < augment.vertical_flip, axis=-2)
+
+
+def photometric(
+    images: Float[Tensor, "b 3 h w"], draws: Float[Tensor, "b p"], augment: AugmentConfig
+) -> Float[Tensor, "b 3 h w"]:
     """Change the colours of images of 0 to 1; `draws` are uniform in [0, 1), laid out as `NUM_DRAWS` says."""
-    shift = _gated(draws, 1, (-BRIGHTNESS, BRIGHTNESS), neutral=0.0)
-    contrast = _gated(draws, 3, RATIO, neutral=1.0)
-    saturation = _gated(draws, 5, RATIO, neutral=1.0)
-    turn = _gated(draws, 7, (-HUE_DEGREES, HUE_DEGREES), neutral=0.0)
+    shift = _gated(draws, 1, augment.brightness, neutral=0.0)
+    contrast = _gated(draws, 3, augment.contrast, neutral=1.0)
     is_first = (draws[:, 9] < 0.5)[:, None, None, None]
     one = torch.ones_like(contrast)
     images = (images + shift).clamp_(0, 1).mul_(torch.where(is_first, contrast, one)).clamp_(0, 1)
-    changed = change_hue_saturation(images, turn, saturation)
-    images = torch.where((saturation == 1) & (turn == 0), images, changed)  # bits stay where nothing was drawn
+    if augment.saturation or augment.hue:
+        saturation = _gated(draws, 5, augment.saturation, neutral=1.0)
+        turn = _gated(draws, 7, augment.hue, neutral=0.0)
+        changed = change_hue_saturation(images, turn, saturation)
+        images = torch.where((saturation == 1) & (turn == 0), images, changed)  # bits stay where nothing was drawn
     return images.mul_(torch.where(is_first, one, contrast)).clamp_(0, 1)
 
 
@@ -78,8 +91,13 @@ def change_hue_saturation(
     return torch.stack([part.mul_(spread).add_(low) for part in (red_part, green_part, blue_part)], dim=1)
 
 
-def _gated(draws: Tensor, first: int, between: tuple[float, float], *, neutral: float) -> Float[Tensor, "b 1 1 1"]:
-    """Half of the samples get an amount between two bounds, the others the neutral one."""
-    low, high = between
+def _flipped(images: Tensor, labels: Tensor, chosen: Tensor, *, axis: int) -> tuple[Tensor, Tensor]:
+    chosen = chosen[:, None, None]
+    return torch.where(chosen[:, None], images.flip(axis), images), torch.where(chosen, labels.flip(axis), labels)
+
+
+def _gated(draws: Tensor, first: int, strength: float, *, neutral: float) -> Float[Tensor, "b 1 1 1"]:
+    """Half of the samples get an amount within `strength` of the neutral one, the others just that."""
+    low, high = neutral - strength, neutral + strength
     amount = low + (high - low) * draws[:, first + 1]
     return torch.where(draws[:, first] < 0.5, amount, torch.full_like(amount, neutral))[:, None, None, None]

@@ -1,28 +1,38 @@
-"""AdamW with the usual exceptions from weight decay, and learning rates as pure functions of the step."""
+"""Optimizers with the usual exceptions from weight decay, and learning rates as pure functions of the step."""
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 from torch import nn
 
 from hfseg.config import Config
 
-UNDECAYED = ("relative_position", "position_embedding", "pos_embed", "rpb")
-"""Parts of parameter names that mark position tables, which are not decayed."""
+UNDECAYED = (
+    *("position_bias", "relative_position", "position_embedding", "pos_embed", "rpb"),
+    *("cls_token", "mask_token", "register_tokens"),
+    *("grn.", "logit_scale"),
+)
+"""Parts of parameter names that mark position tables, tokens, and norms and scales that are no vectors: not decayed."""
+BETAS = (0.9, 0.999)
+MOMENTUM = 0.9
 
 
 class OptimConfig(Config):
     """How weights move."""
 
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Optimizer; `adam` and `sgd` add the weight decay to the gradient, `adamw` takes it off the weights."""
     lr: PositiveFloat = 6e-5
     """Peak learning rate, reached after `warmup_steps`."""
     weight_decay: NonNegativeFloat = 0.01
-    """Decoupled weight decay; norms, biases and position tables have none."""
-    betas: tuple[NonNegativeFloat, NonNegativeFloat] = (0.9, 0.999)
-    """Decay of AdamW's running means of the gradient and of its square."""
+    """Weight decay; norms, biases, layer scales, tokens and position tables have none."""
+    betas: tuple[NonNegativeFloat, NonNegativeFloat] = BETAS
+    """Decay of Adam's running means of the gradient and of its square."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = MOMENTUM
+    """Momentum of `sgd`."""
     clip_norm: PositiveFloat | None = None
     """Scale gradients down to this global norm; not at all where it is not given."""
     schedule: Literal["poly", "cosine", "multi-step", "constant"] = "poly"
@@ -32,9 +42,18 @@ class OptimConfig(Config):
     power: PositiveFloat = 1.0
     """Exponent of the `poly` schedule."""
     milestones: tuple[PositiveFloat, ...] = ()
-    """Parts of the run (0 to 1) at which the `multi-step` schedule multiplies by `gamma`."""
+    """Parts of the run (0 to 1) after which the `multi-step` schedule multiplies by `gamma`: [0.5, 0.6] are epochs 25
+    and 30 of 50."""
     gamma: PositiveFloat = 0.1
     """Factor of the `multi-step` schedule."""
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_optimizer(self) -> "OptimConfig":
+        idle = {"betas": (self.betas, BETAS)} if self.name == "sgd" else {"momentum": (self.momentum, MOMENTUM)}
+        for key, (value, default) in idle.items():
+            if value != default:
+                raise ValueError(f"`{key}` has no effect on {self.name}: got {value}\n\nhint: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _milestones_belong_to_multi_step(self) -> "OptimConfig":
@@ -47,17 +66,22 @@ class OptimConfig(Config):
             raise ValueError(f"`milestones` are parts of the run, below 1: got {self.milestones}")
         return self
 
-    def build(self, model: nn.Module) -> torch.optim.AdamW:
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """Make the optimizer of every parameter that asks for a gradient, fused where it lives on a GPU."""
         decayed, undecayed = split_by_decay(model.named_parameters())
-        groups: list[dict[str, Any]] = [
+        both: list[dict[str, Any]] = [
             {"params": decayed, "weight_decay": self.weight_decay},
             {"params": undecayed, "weight_decay": 0.0},
         ]
-        fused = all(parameter.is_cuda for parameter in (*decayed, *undecayed))
-        return torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=self.lr, betas=self.betas, fused=fused or None
-        )
+        groups = [group for group in both if group["params"]]
+        fused = all(parameter.is_cuda for parameter in (*decayed, *undecayed)) or None
+        match self.name:
+            case "adamw":
+                return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
+            case "adam":
+                return torch.optim.Adam(groups, lr=self.lr, betas=self.betas, fused=fused)
+            case "sgd":
+                return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=fused)
 
     def lr_at(self, step: int, num_steps: int) -> float:
         """Give the learning rate of optimizer step `step`, counted from 0, of `num_steps`."""
@@ -82,7 +106,10 @@ class OptimConfig(Config):
 def split_by_decay(
     named: Iterable[tuple[str, nn.Parameter]],
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Split trainable parameters into those with weight decay and those without (norms, biases, position tables)."""
+    """Split trainable parameters into those with weight decay and those without.
+
+    Vectors (biases, norms, layer scales) have none, nor has what a name of `UNDECAYED` marks.
+    """
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     for name, parameter in named:

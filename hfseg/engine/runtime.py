@@ -20,15 +20,28 @@ from hfseg.config import Config
 from hfseg.errors import LaunchError
 
 
-class RuntimeConfig(Config):
-    """Where and in which precision a run computes."""
+class DeviceConfig(Config):
+    """Where a model computes; in float32, unless more is said."""
 
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    """Mixed precision of forward and backward; weights and optimizer state stay float32."""
     cpu: bool = False
     """Compute on the CPU although there is an accelerator."""
     num_processes: PositiveInt | None = None
-    """Stop with an error unless the run has exactly this many processes; any number where it is not given."""
+    """Stop with an error unless exactly this many processes run; any number where it is not given."""
+
+    def start(self) -> "Runtime":
+        """Join the other processes and pick the device.
+
+        Raises:
+            LaunchError: another number of processes runs than was asked for.
+        """
+        return RuntimeConfig(cpu=self.cpu, num_processes=self.num_processes).start()
+
+
+class RuntimeConfig(DeviceConfig):
+    """Where and in which precision a run trains."""
+
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of forward and backward; weights and optimizer state stay float32."""
     compile: bool = False
     """Compile what training calls with `torch.compile`."""
     channels_last: bool = False

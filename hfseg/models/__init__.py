@@ -7,12 +7,16 @@ from pydantic import Field
 from hfseg.models.backbones import ALIASES, FAMILIES
 from hfseg.models.checkpoint import CheckpointModelConfig
 from hfseg.models.freeze import FreezeConfig, freeze, parameter_table, unfreeze
+from hfseg.models.fusion import FusionModelConfig
+from hfseg.models.registration import register
 from hfseg.models.segformer import SegformerModelConfig
 from hfseg.models.segmenter import Segmenter
 from hfseg.models.store import open_model, save_model
 from hfseg.models.upernet import UperNetModelConfig
 
-ModelConfig = Annotated[SegformerModelConfig | UperNetModelConfig | CheckpointModelConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[
+    SegformerModelConfig | UperNetModelConfig | FusionModelConfig | CheckpointModelConfig, Field(discriminator="kind")
+]
 """Every model there is; `kind` picks one."""
 
 __all__ = [
@@ -20,6 +24,7 @@ __all__ = [
     "FAMILIES",
     "CheckpointModelConfig",
     "FreezeConfig",
+    "FusionModelConfig",
     "ModelConfig",
     "SegformerModelConfig",
     "Segmenter",
@@ -30,3 +35,5 @@ __all__ = [
     "save_model",
     "unfreeze",
 ]
+
+register()

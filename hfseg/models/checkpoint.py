@@ -29,7 +29,7 @@ class CheckpointModelConfig(Config):
     """`auto` keeps the classifier where number, names and order of the classes are the same, and makes a new one
     otherwise; `keep` keeps it if the number is the same, whatever the names; `new` always makes a new one."""
 
-    def build(self, labels: LabelSpace) -> Segmenter:
+    def build(self, labels: LabelSpace, *, crop: tuple[int, int] | None = None) -> Segmenter:
         """Load the model and fit it to a label space, in training mode.
 
         Only the classifiers (decoder and auxiliary head) are ever new. Names are compared without regard to case.

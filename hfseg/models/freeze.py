@@ -43,11 +43,11 @@ def freeze(segmenter: Segmenter, patterns: Sequence[str]) -> None:
     """Freeze the modules that match, and no others; what was frozen before is let go first.
 
     A pattern freezes every module it matches, with all inside. `backbone` is the encoder and `head` all the rest,
-    whatever the class calls them. `backbone.stages.A-B` counts the encoder's stages from 0 (four in a pyramid, one per
-    block in plain transformers and MobileNetV2); a range from 0 takes the stem (`backbone.stem`) with it, the norms
-    that a decoder needs on each map stay free. `classifier` is the last layer of every head. `all-but:NAME` freezes
-    all but that module: `all-but:decode_head.classifier` freezes the auxiliary head whole, `all-but:classifier` frees
-    both classifiers. Several `all-but:` keep all that they name.
+    whatever the class calls them; a neck (`backbone.neck`) belongs to the rest. `backbone.stages.A-B` counts the
+    encoder's stages from 0 (four in a pyramid, one per block in plain transformers and MobileNetV2); a range from 0
+    takes the stem (`backbone.stem`) with it, the norms that a decoder needs on each map stay free. `classifier` is the
+    last layer of every head. `all-but:NAME` freezes all but that module: `all-but:decode_head.classifier` freezes the
+    auxiliary head whole, `all-but:classifier` frees both classifiers. Several `all-but:` keep all that they name.
 
     Raises:
         ModelError: a pattern matches nothing, or nothing would be left to train. The model is then as it was.
@@ -127,8 +127,10 @@ def _match(hf: Any, names: Sequence[str], pattern: str) -> list[str]:
         return list(anatomy.stem(hf))
     if first == anatomy.BACKBONE and rest.startswith("stages."):
         return _stages(hf, names, pattern, rest.removeprefix("stages."))
-    real = encoder + pattern.removeprefix(first) if first == anatomy.BACKBONE else pattern
-    found = [name for name in names if fnmatchcase(name, real)]
+    inside = [f"{encoder}{pattern.removeprefix(first)}"] if first == anatomy.BACKBONE else []
+    written = [] if pattern == anatomy.BACKBONE else [pattern]
+    tries = ([name for name in names if fnmatchcase(name, each)] for each in (*inside, *written))
+    found = next((names for names in tries if names), None)
     if not found:
         raise _nothing(hf, names, pattern)
     return found

@@ -38,7 +38,7 @@ class SegformerModelConfig(Config):
     overrides: dict[str, Any] = Field(default_factory=dict)
     """Values of the model's Transformers config to replace, for instance depths or decoder_hidden_size."""
 
-    def build(self, labels: LabelSpace) -> Segmenter:
+    def build(self, labels: LabelSpace, *, crop: tuple[int, int] | None = None) -> Segmenter:
         """Build the model for a label space, in training mode.
 
         Raises:
@@ -51,13 +51,13 @@ class SegformerModelConfig(Config):
         planned = plan(self.backbone, self.pretrained, overrides=overrides, drop_path=self.drop_path)
         if planned.family != aliases.MIT:
             raise _not_ours(self.backbone, planned.family)
-        encoder, new = build_encoder(SegformerModel, planned)
+        encoder = build_encoder(SegformerModel, planned)
         write_labels(planned.config, labels)
         with quiet():
             hf = SegformerForSemanticSegmentation(planned.config)
-        adopt(hf, "segformer", encoder)
+        adopt(hf, "segformer", encoder.module)
         heads = tuple(name for name, _ in hf.named_parameters() if not name.startswith("segformer."))
-        new_parameters = (*(f"segformer.{name}" for name in new), *heads)
+        new_parameters = (*(f"segformer.{name}" for name in encoder.new_parameters), *heads)
         return assemble(hf, planned.pixels, labels, new_parameters=new_parameters)
 
 

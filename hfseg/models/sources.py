@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import CONFIG_MAPPING
 from transformers.utils import logging
 
@@ -123,6 +124,18 @@ def load(model_class: Any, source: Source, *, config: Any, key_mapping: dict[str
         raise _no_weights(source.location) from None
     if info["error_msgs"]:
         raise ModelError(f"weights of `{source.location}` cannot be read: {'; '.join(info['error_msgs'])}")
+    return _loaded(model, info)
+
+
+def load_state(model_class: Any, state: Mapping[str, Tensor], *, config: Any) -> Loaded:
+    """Build `model_class` from `config` with weights that have been read already, in float32."""
+    options: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    with quiet():
+        model, info = model_class.from_pretrained(None, config=config, state_dict=dict(state), **options)
+    return _loaded(model, info)
+
+
+def _loaded(model: Any, info: Mapping[str, Any]) -> Loaded:
     mismatched = tuple(sorted((key, tuple(old), tuple(new)) for key, old, new in info["mismatched_keys"]))
     return Loaded(model, _stored(info["missing_keys"]), _stored(info["unexpected_keys"]), mismatched)
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from hfseg.config import Config
 from hfseg.data import AugmentConfig, DataConfig, LoaderConfig
-from hfseg.engine.runtime import RuntimeConfig
+from hfseg.engine.runtime import DeviceConfig
 from hfseg.errors import ConfigError
 from hfseg.losses import LossConfig
 from hfseg.models import open_model
@@ -32,7 +32,7 @@ class EvaluateConfig(Config):
     """Read every mask and every image header first, and name what is wrong."""
     loader: LoaderConfig = LoaderConfig()
     loss: LossConfig = LossConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
+    runtime: DeviceConfig = DeviceConfig()
 
 
 def run(config: EvaluateConfig) -> dict[str, Any] | None:

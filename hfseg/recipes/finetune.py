@@ -81,7 +81,7 @@ def batches_per_epoch(config: FinetuneConfig, train: AnyDataset, runtime: Runtim
 def build_model(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> Segmenter:
     """Build the model for the data's classes, freeze what was asked for, and show what is trained."""
     torch.manual_seed(config.seed)
-    segmenter = config.model.build(train.labels)
+    segmenter = config.model.build(train.labels, crop=config.augment.crop)
     if runtime.is_main:
         show_start(segmenter)
     if runtime.config.gradient_checkpointing:

@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 
 from hfseg.config import Config
 from hfseg.data import read_image, read_mask
-from hfseg.engine.runtime import RuntimeConfig
+from hfseg.engine.runtime import DeviceConfig
 from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
 from hfseg.models import open_model
@@ -35,7 +35,7 @@ class PredictConfig(Config):
     """Images of one size that go through the model together."""
     short_side: PositiveInt | None = None
     """Images are brought to this short side before the model sees them; a run's own, else the native size."""
-    runtime: RuntimeConfig = RuntimeConfig()
+    runtime: DeviceConfig = DeviceConfig()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The encoders that have short names: family, default public checkpoint, and the sizes for random weights.
 
-Each row reads `name: (family, checkpoint, config)`. The config holds what differs from the defaults of the family's
-config class in Transformers, so that random weights need no network. The first row of a family is its default size.
+Each row reads `name: (family, checkpoint, config)`; the checkpoint is None where no model on the Hub can be read as it
+is. The config holds what differs from the defaults of the family's config class in Transformers, so that random weights
+need no network. The first row of a family is its default size.
 """
 
 import difflib
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hfseg.errors import ModelError
+from hfseg.models.backbones.fastervit import VARIANTS
 from hfseg.models.pixels import HALF, UNIT, Pixels
 
 MIT = "segformer"
 """The family of SegFormer's own encoders, which is not one of Transformers' backbones."""
 
-Row = tuple[str, str, Mapping[str, Any]]
+Row = tuple[str, str | None, Mapping[str, Any]]
 
 
 def _mit(depths: list[int], width: int) -> dict[str, Any]:
@@ -45,6 +47,30 @@ def _pvt(depths: list[int], width: int = 64, ratios: tuple[int, ...] = (8, 8, 4,
     return {"depths": depths, "hidden_sizes": widths, "mlp_ratios": list(ratios), **others}
 
 
+def _nat(depths: list[int], heads: int, **others: Any) -> dict[str, Any]:
+    return {"depths": depths, "embed_dim": 32 * heads, "num_heads": [heads, 2 * heads, 4 * heads, 8 * heads], **others}
+
+
+def _dinat(depths: list[int], heads: int, **others: Any) -> dict[str, Any]:
+    """Dilations are those of the checkpoints, for images of 224 pixels."""
+    third = [1, 2] * (depths[2] // 2)
+    return _nat(depths, heads, dilations=[[1, 8, 1], [1, 4, 1, 4], third, [1] * depths[3]], **others)
+
+
+_DEEP = [3, 4, 18, 5]
+_NAT_MINI: dict[str, Any] = {"depths": [3, 4, 6, 5], "heads": 2}
+_NAT_TINY: dict[str, Any] = {"depths": _DEEP, "heads": 2}
+_NAT_SMALL: dict[str, Any] = {"depths": _DEEP, "heads": 3, "mlp_ratio": 2.0}
+_NAT_BASE: dict[str, Any] = {"depths": _DEEP, "heads": 4, "mlp_ratio": 2.0, "layer_scale_init_value": 1e-5}
+_NAT_LARGE: dict[str, Any] = {"depths": _DEEP, "heads": 6, "mlp_ratio": 2.0}
+
+
+def _vit(width: int, layers: int, **others: Any) -> dict[str, Any]:
+    return {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": width // 64, **others}
+
+
+_DINOV2 = {"image_size": 518, "patch_size": 14}
+_DINOV3: dict[str, Any] = {"num_register_tokens": 4}
 _BEIT = {"use_relative_position_bias": True, "use_absolute_position_embeddings": False}
 _HGNET_B5 = {
     "stem_channels": [3, 32, 64],
@@ -120,6 +146,40 @@ ALIASES: Mapping[str, Row] = {
     "beit-large": ("beit", "microsoft/beit-large-patch16-224-pt22k-ft22k", {
         **_BEIT, "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096,
         "layer_scale_init_value": 1e-5}),
+    "nat-mini": ("nat", "shi-labs/nat-mini-in1k-224", _nat(**_NAT_MINI)),
+    "nat-tiny": ("nat", "shi-labs/nat-tiny-in1k-224", _nat(**_NAT_TINY)),
+    "nat-small": ("nat", "shi-labs/nat-small-in1k-224", _nat(**_NAT_SMALL)),
+    "nat-base": ("nat", "shi-labs/nat-base-in1k-224", _nat(**_NAT_BASE)),
+    "dinat-mini": ("dinat", "shi-labs/dinat-mini-in1k-224", _dinat(**_NAT_MINI)),
+    "dinat-tiny": ("dinat", "shi-labs/dinat-tiny-in1k-224", _dinat(**_NAT_TINY)),
+    "dinat-small": ("dinat", "shi-labs/dinat-small-in1k-224", _dinat(**_NAT_SMALL)),
+    "dinat-base": ("dinat", "shi-labs/dinat-base-in1k-224", _dinat(**_NAT_BASE)),
+    "dinat-large": ("dinat", "shi-labs/dinat-large-in22k-224", _dinat(**_NAT_LARGE)),
+    "dinov2-small": ("dinov2", "facebook/dinov2-small", _vit(384, 12, **_DINOV2)),
+    "dinov2-base": ("dinov2", "facebook/dinov2-base", _vit(768, 12, **_DINOV2)),
+    "dinov2-large": ("dinov2", "facebook/dinov2-large", _vit(1024, 24, **_DINOV2)),
+    "dinov2-giant": ("dinov2", "facebook/dinov2-giant", _vit(1536, 40, use_swiglu_ffn=True, **_DINOV2)),
+    "dinov2-with-registers-small": (
+        "dinov2_with_registers", "facebook/dinov2-with-registers-small", _vit(384, 12, **_DINOV2)),
+    "dinov2-with-registers-base": (
+        "dinov2_with_registers", "facebook/dinov2-with-registers-base", _vit(768, 12, **_DINOV2)),
+    "dinov2-with-registers-large": (
+        "dinov2_with_registers", "facebook/dinov2-with-registers-large", _vit(1024, 24, **_DINOV2)),
+    "dinov2-with-registers-giant": (
+        "dinov2_with_registers", "facebook/dinov2-with-registers-giant",
+        _vit(1536, 40, use_swiglu_ffn=True, **_DINOV2)),
+    "dinov3-vit-small": (
+        "dinov3_vit", "facebook/dinov3-vits16-pretrain-lvd1689m",
+        _vit(384, 12, intermediate_size=1536, **_DINOV3)),
+    "dinov3-vit-base": (
+        "dinov3_vit", "facebook/dinov3-vitb16-pretrain-lvd1689m",
+        _vit(768, 12, intermediate_size=3072, **_DINOV3)),
+    "dinov3-vit-large": (
+        "dinov3_vit", "facebook/dinov3-vitl16-pretrain-lvd1689m",
+        _vit(1024, 24, intermediate_size=4096, **_DINOV3)),
+    "vitdet": ("vitdet", None, {}),
+    **{name: ("fastervit", None, settings) for name, settings in VARIANTS.items()},
+    "mobilenet-v2": ("mobilenet_v2_backbone", "google/mobilenet_v2_1.0_224", {}),
     "hgnet-v2": ("hgnet_v2", "ustc-community/hgnet-v2", _HGNET_B5),
 }  # fmt: skip
 
@@ -135,7 +195,7 @@ class Alias:
 
     name: str
     family: str
-    checkpoint: str
+    checkpoint: str | None
     config: Mapping[str, Any]
     is_sized: bool
     """Whether the user named a size, not the family alone."""

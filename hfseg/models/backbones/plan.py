@@ -1,27 +1,25 @@
 """From `--backbone` and `--pretrained` to an encoder's config and the place of its weights."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, MODEL_FOR_BACKBONE_MAPPING
 
 from hfseg.errors import ModelError
-from hfseg.models.backbones import aliases
+from hfseg.models.backbones import aliases, timm
 from hfseg.models.backbones.aliases import Alias
+from hfseg.models.backbones.families import readers_of, traits_of
+from hfseg.models.backbones.neck import four_maps
+from hfseg.models.backbones.weights import WeightsFile, find
 from hfseg.models.pixels import Pixels
 from hfseg.models.sources import Source, locate
 
 RANDOM = "none"
 """The value of `pretrained` that asks for random weights."""
-READS: Mapping[str, Collection[str]] = {"maskformer-swin": ("swin",)}
-"""Families whose weights another family's class can take, beside its own."""
 SHED = ("id2label", "label2id", "num_labels", "architectures", "transformers_version", "dtype", "torch_dtype")
 """What a classifier's config says about the classifier, or about the file."""
-BEIT = "beit"
-BEIT_TAKES = (1 / 3, 1 / 2, 2 / 3, 1)
-"""Depths at which BEiT's layers feed its neck: 4, 6, 8, 12 of 12, as its published UPerNets do."""
 OUTPUTS = ("out_features", "out_indices", "stage_names")
 
 
@@ -31,7 +29,7 @@ class Plan:
 
     name: str
     config: Any
-    weights: Source | None
+    weights: Source | WeightsFile | timm.Published | None
     pixels: Pixels
 
     @property
@@ -45,40 +43,84 @@ def plan(
 ) -> Plan:
     """Resolve an encoder's name and the origin of its weights.
 
-    `backbone` is an alias, a Hub id or a local folder. Without `pretrained` its own (an alias' default) weights are
-    taken; `none` asks for random weights; another id or folder must be of the same family and, where the alias names a
-    size, of that size. `overrides` replace values of the config.
+    `backbone` is an alias, a Hub id, a local folder, or `timm:` and a name of timm's. Without `pretrained` its own (an
+    alias' default) weights are taken; `none` asks for random weights; another id or folder must be of the same family
+    and, where the alias names a size, of that size; a file of weights has no config, so the encoder's own or the alias'
+    must fit it. `overrides` replace values of the config, and of a timm model its arguments.
 
     Raises:
         ModelError: the encoder is unknown, its weights cannot be had or are another encoder's, an override has no
             effect, or the config makes no sense.
     """
+    if backbone.startswith(timm.PREFIX):
+        return _plan_timm(backbone, pretrained, overrides=overrides, drop_path=drop_path)
     alias = aliases.find(backbone)
     if alias is None and "/" not in backbone and not backbone.startswith((".", "~")):
         raise aliases.unknown(backbone)
     own = None if alias else locate(backbone)
-    if pretrained == RANDOM:
-        weights = None
-    elif pretrained is None:
-        weights = own or (locate(alias.checkpoint) if alias else None)
-    else:
-        weights = locate(pretrained)
-    described = own or weights
-    family = alias.family if alias else str(described and described.model_type)
-    if weights is not None:
+    weights = _weights(alias, own, pretrained)
+    described = own or (weights if isinstance(weights, Source) else None)
+    family = alias.family if alias else _family(str(described and described.model_type))
+    if isinstance(weights, Source):
         _same_family(backbone, family, weights)
     content = dict(described.config) if described else dict(alias.config if alias else {})
     config = _config(backbone, family, {**content, **_drop_path(family, drop_path)}, overrides)
-    if alias and weights is not None and not overrides:
+    if alias and isinstance(weights, Source) and not overrides:
         _same_size(alias, config, weights)
-    origin = weights or own
+    origin = weights if isinstance(weights, Source) else own
     preprocessor = origin.preprocessor if origin else None
     pixels = Pixels.from_preprocessor(preprocessor) if preprocessor else aliases.pixels_of(family)
     return Plan(backbone, config, weights, pixels)
 
 
+def plan_default(family: str) -> Plan:
+    """Plan an encoder of a family without an alias, with the defaults of its config class and random weights.
+
+    Raises:
+        ModelError: the defaults make no sense.
+    """
+    return Plan(family, _config(family, family, {}, {}), None, aliases.pixels_of(family))
+
+
+def _plan_timm(backbone: str, pretrained: str | None, *, overrides: Mapping[str, Any], drop_path: float | None) -> Plan:
+    name = backbone.removeprefix(timm.PREFIX)
+    settings = {**overrides, **({} if drop_path is None else {"drop_path_rate": drop_path})}
+    config, pixels = timm.describe(name, settings)
+    if pretrained in (None, RANDOM):
+        return Plan(backbone, config, None if pretrained else timm.Published(name), pixels)
+    file = find(str(pretrained))
+    if file is None:
+        raise ModelError(
+            f"weights of `{backbone}` cannot be read from `{pretrained}`: expected a weights file",
+            hint="leave `--pretrained` out for timm's own weights",
+        )
+    return Plan(backbone, config, file, pixels)
+
+
+def _weights(alias: Alias | None, own: Source | None, pretrained: str | None) -> Source | WeightsFile | None:
+    if pretrained == RANDOM:
+        return None
+    if pretrained is not None:
+        return find(pretrained) or locate(pretrained)
+    if alias is None:
+        return own
+    if alias.checkpoint is None:
+        raise ModelError(
+            f"no model on the Hub has weights of `{alias.name}` that can be read as they are",
+            hint="give a file or folder with `--pretrained`; `--pretrained none` is the only way to random weights",
+        )
+    return locate(alias.checkpoint)
+
+
+def _family(model_type: str) -> str:
+    """The family whose class takes the weights of `model_type`: its own, where it has a backbone class."""
+    readers = readers_of(model_type)
+    has_class = model_type in CONFIG_MAPPING and CONFIG_MAPPING[model_type] in MODEL_FOR_BACKBONE_MAPPING
+    return model_type if has_class or not readers else readers[0]
+
+
 def _same_family(backbone: str, family: str, weights: Source) -> None:
-    if weights.model_type in (family, *READS.get(family, ())):
+    if weights.model_type in (family, *traits_of(family).reads):
         return
     if weights.model_type == "upernet":
         raise ModelError(
@@ -107,7 +149,8 @@ def _same_size(alias: Alias, config: Any, weights: Source) -> None:
 def _config(backbone: str, family: str, content: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     """Make a config of `family` that gives four maps."""
     config_class = CONFIG_MAPPING[family]
-    known = config_class().to_dict()
+    default = config_class()
+    known = default.to_dict()
     strange = [key for key in overrides if key not in known or key in (*OUTPUTS, "model_type")]
     if strange:
         names = sorted(key for key in known if key not in (*SHED, *OUTPUTS, "model_type"))
@@ -116,37 +159,28 @@ def _config(backbone: str, family: str, content: Mapping[str, Any], overrides: M
             hint=f"its settings are {', '.join(names)}",
         )
     kept = {key: value for key, value in content.items() if key not in (*SHED, *OUTPUTS, "model_type")}
-    values = {**kept, **overrides}
+    # tuples among the defaults become lists: some classes of Transformers add lists to them
+    lists = {key: value for key, value in known.items() if isinstance(getattr(default, key, None), tuple)}
     try:
-        config = config_class(**_consistent(family, values, known))
+        forced = {**_shaped(known), **traits_of(family).forces({**known, **kept, **overrides})}
+        config = config_class(**{**lists, **kept, **forced, **overrides})
     except (StrictDataclassError, ValueError, TypeError, IndexError) as error:
         reason = (str(error).splitlines() or [""])[-1].strip()
         raise ModelError(f"config of the encoder `{backbone}` makes no sense: {reason}") from None
-    if family not in (aliases.MIT, BEIT) and hasattr(config, "stage_names"):
-        config.out_features = config.stage_names[-4:]
+    if family != aliases.MIT and hasattr(config, "stage_names"):
+        config.out_features = four_maps(config.stage_names)
     return config
 
 
-def _consistent(family: str, values: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Set what Transformers leaves at odds with itself."""
-    if family == "hgnet_v2":  # it declares hidden_sizes and gives stage_out_channels
-        return {**values, "hidden_sizes": list(values.get("stage_out_channels", known["stage_out_channels"]))}
-    if family == BEIT:  # one resolution; its neck makes a pyramid of the outputs of four layers
-        depth = values.get("num_hidden_layers", known["num_hidden_layers"])
-        taken = [f"stage{round(depth * part)}" for part in BEIT_TAKES]
-        return {**values, "add_fpn": True, "reshape_hidden_states": True, "out_features": taken}
-    if family == "bit":
-        groups = 4 * values.get("num_groups", known["num_groups"])
-        odd = [width for width in values.get("hidden_sizes", ()) if width % groups]
-        if odd:
-            raise ValueError(f"hidden_sizes must be divisible by {groups} (4 x num_groups): got {odd[0]}")
-    return values
+def _shaped(known: Mapping[str, Any]) -> dict[str, bool]:
+    """Maps rather than rows of tokens, where the class can give both."""
+    return {"reshape_hidden_states": True} if "reshape_hidden_states" in known else {}
 
 
 def _drop_path(family: str, rate: float | None) -> dict[str, float]:
     if rate is None:
         return {}
-    if "drop_path_rate" not in CONFIG_MAPPING[family]().to_dict() or family in ("hgnet_v2", "resnet"):
+    if "drop_path_rate" not in CONFIG_MAPPING[family]().to_dict() or not traits_of(family).has_drop_path:
         raise ModelError(f"`model.drop_path` has no effect on `{family}`, which has no drop path", hint="leave it out")
     return {"drop_path_rate": rate}
 
