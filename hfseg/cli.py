@@ -51,6 +51,11 @@ ShortSide = Annotated[
 Workers = Annotated[int | None, typer.Option(help="Processes that read data [default: 2]", rich_help_panel=_DATA)]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Compute on the CPU.", rich_help_panel=_RUN)]
 
+_TORCHVISION_HINT = (
+    "torchvision is installed and does not fit torch, which breaks Transformers; nothing here needs it: "
+    "`pip uninstall torchvision`, or install the one that was built for this torch"
+)
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -320,8 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted before anything was trained", None, 130, debug)
     except Exception as error:  # the last resort: say it in a line, keep the traceback for --debug
-        name = type(error).__name__
-        _fail(f"{name}: {error}", "this is unexpected; --debug shows where it happened", 1, debug)
+        _fail(*_unexpected(error), 1, debug)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -332,6 +336,16 @@ def _fail(message: str, hint: str | None, code: int, debug: bool) -> None:
     text = f"error{'' if rank == '0' else f' (process {rank})'}: {message}"
     _say(f"{text}\n\nhint: {hint}" if hint else text)
     sys.exit(code)
+
+
+def _unexpected(error: BaseException) -> tuple[str, str]:
+    """Put an error that nobody foresaw into a line; Transformers hides those of torchvision behind one of its own."""
+    said, cause = f"{type(error).__name__}: {error}", error.__cause__ or error.__context__
+    while cause is not None:
+        if "torchvision" in str(cause):
+            return f"{type(cause).__name__}: {cause}", _TORCHVISION_HINT
+        cause = cause.__cause__ or cause.__context__
+    return said, "this is unexpected; --debug shows where it happened"
 
 
 def _usage(error: Any) -> tuple[str, str]:

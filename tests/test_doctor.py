@@ -70,6 +70,21 @@ def test_a_broken_torchvision_is_a_line_with_a_remedy_and_exit_code_1(tmp_path):
     assert "hint: `pip uninstall torchvision`, or install the one that was built for torch 2." in said
 
 
+@pytest.mark.slow
+def test_a_command_that_a_broken_torchvision_stops_says_so(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": broken_torchvision(tmp_path)}
+    (tmp_path / "torchvision-0.1.dist-info").mkdir()
+    (tmp_path / "torchvision-0.1.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1\n"
+    )
+    command = [HFSEG, "finetune", "--output", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert "operator torchvision::nms does not exist" in done.stderr
+    assert "hint: torchvision is installed and does not fit torch" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_library_is_held_against_its_range():
     numpy = library(Requirement("numpy>=2"))
     assert (numpy.name, numpy.status) == ("numpy", "ok")

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hfseg.errors import ModelError
+from hfseg.models.backbones.build import build_backbone
 from hfseg.models.backbones.fastervit import (
     VARIANTS,
     FasterVitBackbone,
@@ -28,6 +29,7 @@ from hfseg.models.backbones.fastervit import (
 )
 from hfseg.models.backbones.fastervit_blocks import join_windows, split_windows
 from hfseg.models.backbones.fastervit_positions import PairPosition, PlacePosition
+from hfseg.models.backbones.plan import plan
 
 DATA = Path(__file__).parent / "data"
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -265,9 +267,25 @@ def test_copies_of_one_parameter_that_differ_are_refused(published: dict[str, An
         from_published(published)
 
 
-def test_a_file_of_another_model_is_refused():
-    with pytest.raises(ModelError, match=r"not of a FasterViT: it lacks 'patch_embed\.conv_down\.0\.weight'"):
-        published_settings({"state_dict": {"conv1.weight": torch.zeros(1)}})
+def test_any_other_file_tells_no_settings():
+    assert published_settings({"state_dict": {"conv1.weight": torch.zeros(1)}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("fastervit-0", None), ("fastervit-1", r"has embed_dim 80 and .* has 64")]
+)
+def test_the_encoder_is_as_deep_as_its_file(published: dict[str, Any], name: str, message: str | None, tmp_path: Path):
+    for parameter in list(published["state_dict"]):
+        if ".levels.3.blocks.4." in f".{parameter.removeprefix('module.')}":
+            del published["state_dict"][parameter]
+    torch.save(published, tmp_path / "fastervit.pth.tar")
+    if message:
+        with pytest.raises(ModelError, match=message):
+            plan(name, str(tmp_path / "fastervit.pth.tar"), overrides={})
+        return
+    planned = plan(name, str(tmp_path / "fastervit.pth.tar"), overrides={})
+    assert planned.config.depths == [2, 3, 6, 4]
+    assert build_backbone(planned).new_parameters == ()
 
 
 @pytest.mark.parametrize("variant", sorted(PUBLISHED_MILLIONS))

@@ -17,7 +17,7 @@ Settings = Mapping[str, Any]
 State = Mapping[str, Tensor]
 
 
-def _nothing(_settings: Settings) -> dict[str, Any]:
+def _nothing(_of: Mapping[str, Any]) -> dict[str, Any]:
     return {}
 
 
@@ -37,6 +37,8 @@ class Traits:
     Raises ValueError where the settings make no sense."""
     from_published: Callable[[State], dict[str, Tensor]] | None = None
     """How to rename the weights of its authors' own files; a name that is not known stays as it is."""
+    settings_in: Callable[[State], dict[str, Any]] = _nothing
+    """What the weights in a file of its authors tell of the config; nothing, of any other file."""
     is_known_whole: bool = False
     """Whether every name in its published model folders is known, so that any other is an error."""
 
@@ -70,7 +72,9 @@ _TRAITS: Mapping[str, Traits] = {
     "beit": Traits(forces=_beit, new=r"fpn\.|hidden_states_norms\."),
     "bit": Traits(forces=_bit),
     "dinat": Traits(from_published=dinat_weights.from_published, is_known_whole=True),
-    "fastervit": Traits(from_published=fastervit_weights.from_published),
+    "fastervit": Traits(
+        from_published=fastervit_weights.from_published, settings_in=fastervit_weights.published_settings
+    ),
     "hgnet_v2": Traits(forces=_hgnet, has_drop_path=False),
     "maskformer-swin": Traits(reads={"swin": {r"^swin\.": "model."}}),
     "mobilenet_v2_backbone": Traits(reads={"mobilenet_v2": {}}, forces=_mobilenet),

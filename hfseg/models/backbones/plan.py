@@ -12,7 +12,7 @@ from hfseg.models.backbones import aliases, timm
 from hfseg.models.backbones.aliases import Alias
 from hfseg.models.backbones.families import readers_of, traits_of
 from hfseg.models.backbones.neck import four_maps
-from hfseg.models.backbones.weights import WeightsFile, find
+from hfseg.models.backbones.weights import WeightsFile, find, read
 from hfseg.models.pixels import Pixels
 from hfseg.models.sources import Source, locate
 
@@ -64,6 +64,8 @@ def plan(
     if isinstance(weights, Source):
         _same_family(backbone, family, weights)
     content = dict(described.config) if described else dict(alias.config if alias else {})
+    if isinstance(weights, WeightsFile):
+        content |= _settings_in(weights, backbone, family, content)
     config = _config(backbone, family, {**content, **_drop_path(family, drop_path)}, overrides)
     if alias and isinstance(weights, Source) and not overrides:
         _same_size(alias, config, weights)
@@ -183,6 +185,19 @@ def _drop_path(family: str, rate: float | None) -> dict[str, float]:
     if "drop_path_rate" not in CONFIG_MAPPING[family]().to_dict() or not traits_of(family).has_drop_path:
         raise ModelError(f"`model.drop_path` has no effect on `{family}`, which has no drop path", hint="leave it out")
     return {"drop_path_rate": rate}
+
+
+def _settings_in(file: WeightsFile, backbone: str, family: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file of the authors tells of its encoder, which must be as wide as the one that was asked for."""
+    settings = traits_of(family).settings_in(read(file.path))
+    width = content.get("embed_dim")
+    if settings and width and settings["embed_dim"] != width:
+        raise ModelError(
+            f"encoder `{backbone}` has embed_dim {width} and `{file.location}` has {settings['embed_dim']}: "
+            "the weights of one do not fit the other",
+            hint="name the encoder that the file is of",
+        )
+    return settings
 
 
 def _plain(value: Any) -> Any:
