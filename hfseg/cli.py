@@ -166,6 +166,8 @@ def finetune(
         "output": None if output is None else str(output),
     }
     flags = {key: value for key, value in flags.items() if value is not None}
+    if "model.backbone" in flags and config is None:  # the demo's random weights are those of its own encoder
+        flags.setdefault("model.pretrained", None)
     flags |= _length_flags(epochs, steps)
     yaml_path = _recipe(config, flags, output if resume else None)
 
@@ -429,12 +431,11 @@ def _length_flags(epochs: float | None, steps: int | None) -> dict[str, Any]:
 
 
 def _recipe(config: str | None, flags: dict[str, Any], resumed: Path | None) -> Path | None:
-    """The YAML to start from: the one that was named, the run's own on resume, the demo where nothing was chosen."""
+    """The YAML to start from: the one that was named, the run's own on resume, the demo's for the demo images."""
     packaged = Path(__file__).parent / "configs"
     if config is not None:
         named = packaged / f"{config}.yaml"
         return named if named.is_file() and not Path(config).exists() else Path(config)
     if resumed is not None and (resumed / "config.yaml").is_file():
         return resumed / "config.yaml"
-    chosen = [key for key in flags if key.startswith(("data.", "model."))]
-    return None if chosen else packaged / "demo.yaml"
+    return packaged / "demo.yaml" if flags.get("data.kind", "demo") == "demo" else None

@@ -119,3 +119,9 @@ def test_all_problems_are_told_at_once(run):
     assert "3 problems in the configuration" in said
     for part in ("`optim.lr` (--lr)", "`loader.batch_sizes`", "`train.step`", "`loader.batch_size`", "`train.steps`"):
         assert part in said
+
+
+def test_the_demo_images_bring_their_settings_but_not_their_random_weights(run):
+    code, said = run("finetune", "--backbone", "mit-b1", "--cpu")
+    assert code == 2
+    assert "`nvidia/mit-b1` is no local folder and not in the Hub's local cache" in said

@@ -143,6 +143,17 @@ def test_a_run_is_the_start_of_another_with_other_classes(run, tmp_path):
     assert list(config["id2label"].values()) == ["background", "small_coin", "medium_coin", "large_coin"]
 
 
+def test_another_encoder_on_the_demo_images_keeps_their_settings_and_takes_the_flags(tmp_path):
+    tiny = '{"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}'
+    hfseg(
+        *("finetune", "--backbone", "nat", "--pretrained", "none", "--set", f"model.overrides={tiny}"),
+        *("--set", "model.hidden_size=8", "--crop-size", "64", "--steps", "1", "--output", tmp_path / "run"),
+    )
+    settings = FinetuneConfig.load(yaml_path=tmp_path / "run" / "config.yaml")
+    assert (settings.model.kind, settings.model.backbone, settings.model.pretrained) == ("upernet", "nat", "none")
+    assert (settings.optim.lr, settings.train.steps, settings.augment.crop) == (1e-3, 1, (64, 64))
+
+
 def test_a_stream_trains_evaluates_and_resumes(run, tmp_path):
     rng = np.random.default_rng(0)
     features = datasets.Features(image=datasets.Image(), label=datasets.Image())
