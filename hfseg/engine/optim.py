@@ -13,7 +13,7 @@ from hfseg.config import Config
 UNDECAYED = (
     *("position_bias", "relative_position", "position_embedding", "pos_embed", "rpb"),
     *("cls_token", "mask_token", "register_tokens"),
-    *("grn.", "logit_scale"),
+    *("grn.", "logit_scale", "layer_scale"),
 )
 """Parts of parameter names that mark position tables, tokens, and norms and scales that are no vectors: not decayed."""
 BETAS = (0.9, 0.999)

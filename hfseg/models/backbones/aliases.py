@@ -61,7 +61,8 @@ _DEEP = [3, 4, 18, 5]
 _NAT_MINI: dict[str, Any] = {"depths": [3, 4, 6, 5], "heads": 2}
 _NAT_TINY: dict[str, Any] = {"depths": _DEEP, "heads": 2}
 _NAT_SMALL: dict[str, Any] = {"depths": _DEEP, "heads": 3, "mlp_ratio": 2.0}
-_NAT_BASE: dict[str, Any] = {"depths": _DEEP, "heads": 4, "mlp_ratio": 2.0, "layer_scale_init_value": 1e-5}
+_SCALED = {"layer_scale_init_value": 1e-5}
+_NAT_BASE: dict[str, Any] = {"depths": _DEEP, "heads": 4, "mlp_ratio": 2.0, **_SCALED}
 _NAT_LARGE: dict[str, Any] = {"depths": _DEEP, "heads": 6, "mlp_ratio": 2.0}
 
 
@@ -148,7 +149,7 @@ ALIASES: Mapping[str, Row] = {
         "layer_scale_init_value": 1e-5}),
     "nat-mini": ("nat", "shi-labs/nat-mini-in1k-224", _nat(**_NAT_MINI)),
     "nat-tiny": ("nat", "shi-labs/nat-tiny-in1k-224", _nat(**_NAT_TINY)),
-    "nat-small": ("nat", "shi-labs/nat-small-in1k-224", _nat(**_NAT_SMALL)),
+    "nat-small": ("nat", "shi-labs/nat-small-in1k-224", _nat(**_NAT_SMALL, **_SCALED)),
     "nat-base": ("nat", "shi-labs/nat-base-in1k-224", _nat(**_NAT_BASE)),
     "dinat-mini": ("dinat", "shi-labs/dinat-mini-in1k-224", _dinat(**_NAT_MINI)),
     "dinat-tiny": ("dinat", "shi-labs/dinat-tiny-in1k-224", _dinat(**_NAT_TINY)),
