@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from hfseg.cli import app
+from hfseg.cli import _model_flags, app
 from hfseg.recipes.run import FinetuneConfig
 
 ROOT = Path(__file__).parents[1]
@@ -32,10 +32,12 @@ def test_the_readme_has_commands():
 def test_a_command_of_the_readme_is_one_that_the_program_takes(command):
     name, *arguments = shlex.split(command, comments=True)[1:]
     group = typer.main.get_command(app)
-    group.commands[name].make_context(name, list(arguments))
-    sets = [arguments[place + 1] for place, word in enumerate(arguments) if word == "--set"]
+    given = group.commands[name].make_context(name, list(arguments)).params
     if name == "finetune":
-        FinetuneConfig.load(sets=sets)
+        flags = _model_flags(*(given[key] for key in ("model", "decoder", "backbone", "pretrained", "config")))
+        flags = {key: value for key, value in flags.items() if value is not None}
+        recipe = ROOT / "hfseg" / "configs" / f"{given['config']}.yaml"
+        FinetuneConfig.load(yaml_path=recipe if given["config"] else None, flags=flags, sets=given["sets"] or ())
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", BLOCKS, flags=re.MULTILINE))
@@ -48,7 +50,7 @@ def test_a_packaged_recipe_loads(path):
     assert FinetuneConfig.load(yaml_path=path)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/encoders.md", "CONTRIBUTING.md"])
 def test_links_and_paths_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]

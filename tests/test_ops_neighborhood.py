@@ -276,7 +276,7 @@ def test_the_choice_depends_on_the_case_alone():
     ],
 )
 def test_what_cannot_be_computed_is_refused(changes: dict, message: str):
-    query = torch.zeros(1, 2, 8, 9, 4)
+    query = torch.zeros(1, 2, 8, 9, 4, dtype=torch.float64)
     with pytest.raises(ValueError, match=message):
         neighborhood_attention(query, query, query, **{"kernel_size": 3, **changes})
 
