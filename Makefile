@@ -25,7 +25,7 @@ type: $(READY)
 	$(RUN)/mypy
 
 bench: $(READY)  ## the figures of docs/benchmarks.md
-	for name in help metric loss loader; do $(RUN)/python scripts/bench_$$name.py || exit 1; done
+	for name in help metric loss loader attention; do $(RUN)/python scripts/bench_$$name.py || exit 1; done
 
 docs: $(READY)  ## rebuild docs/config.md and docs/cli.md
 	$(RUN)/python scripts/build_docs.py
