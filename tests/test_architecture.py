@@ -77,6 +77,7 @@ def test_help_imports_neither_torch_nor_transformers(arguments):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_core_parts_import_without_optional_libraries():
     blocked = ("datasets", "evaluate", "kornia", "torchvision")
     code = (

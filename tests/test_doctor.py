@@ -44,6 +44,7 @@ def answering():
         thread.join()
 
 
+@pytest.mark.slow
 def test_this_machine_is_described_and_healthy():
     found = json.loads(doctor("--json", HF_HUB_OFFLINE="1"))
     assert found["healthy"]

@@ -318,6 +318,7 @@ NATTENS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("natten", sorted(NATTENS))
 @pytest.mark.parametrize("order", ["hfseg first", "transformers first"])
 def test_the_auto_classes_know_both_whichever_natten_there_is(natten: str, order: str, tmp_path: Path):

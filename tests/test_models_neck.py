@@ -218,6 +218,7 @@ def test_encoders_without_an_alias_come_with_a_neck_from_their_folder(family: st
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.hf.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_saved_model_opens_in_plain_transformers_after_importing_hfseg(tmp_path: Path):
     model = tiny("dinov2").build(LABELS)
     save_model(model, LABELS, tmp_path)

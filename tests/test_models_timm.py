@@ -49,12 +49,14 @@ def refusal(folder: Path) -> str:
     return run.stdout
 
 
+@pytest.mark.slow
 def test_without_timm_the_install_line_is_given(tmp_path: Path):
     package(tmp_path, "timm", "raise ModuleNotFoundError(\"No module named 'timm'\", name='timm')")
     message = "encoders of timm need the package timm, which is not installed\n\nhint: pip install 'hfseg[timm]'\n"
     assert refusal(tmp_path) == message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "failure",
     [
@@ -71,6 +73,7 @@ def test_a_torchvision_that_is_missing_or_broken_is_named(failure: str, tmp_path
     assert f"install the build of torchvision that belongs to torch {torch.__version__}" in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(has_timm(), reason="Transformers imports timm itself where torchvision works")
 def test_importing_the_models_does_not_import_timm(tmp_path: Path):
     package(tmp_path, "timm", "raise AssertionError('imported')")
