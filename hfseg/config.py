@@ -163,7 +163,7 @@ def _explain(
     for problem in error.errors(include_url=False):
         path, model = _locate(cls, tree, problem["loc"])
         dotted = ".".join(str(part) for part in path)
-        where = _origin(dotted, origins)
+        where = _origin(f"{dotted}.{KIND}" if problem["type"] == "union_tag_invalid" else dotted, origins)
         line, hint = _describe(problem, dotted, where, model)
         lines.append(line)
         if hint and hint not in hints:

@@ -15,8 +15,9 @@ from transformers import AutoBackbone, AutoConfig, DinatConfig, PreTrainedModel
 from hfseg.errors import ModelError
 from hfseg.labels import LabelSpace
 from hfseg.models import UperNetModelConfig, open_model, save_model
+from hfseg.models.assemble import unused_parameters
 from hfseg.models.backbones.dilations import auto_dilations, check_dilations
-from hfseg.models.backbones.dinat import DinatBackbone, NatBackbone, NatConfig
+from hfseg.models.backbones.dinat import DinatBackbone, NatBackbone, NatConfig, set_attention_impl
 from hfseg.models.backbones.dinat_weights import from_published
 
 DATA = Path(__file__).parent / "data"
@@ -254,6 +255,20 @@ def test_a_forced_way_reaches_every_layer():
     assert torch.allclose(forced, chosen(images).logits, atol=1e-5)
     with pytest.raises(ModelError, match=r"`model.attention_impl` is `magic`: expected"):
         upernet("nat", attention_impl="magic").build(LABELS)
+
+
+def test_a_way_that_cannot_run_here_is_refused_when_the_model_is_built():
+    with pytest.raises(ModelError, match=r"`model.attention_impl` is `natten`, which cannot run here: natten"):
+        upernet("nat", attention_impl="natten").build(LABELS)
+
+
+def test_dry_runs_choose_their_own_way():
+    model = upernet("nat").build(LABELS)
+    set_attention_impl(model.hf.backbone, "natten")  # as if on a GPU, before the model is moved there
+    assert model.minimum_train_batch == 2
+    assert unused_parameters(model) == ()
+    with pytest.raises(ValueError, match="natten"):
+        model(torch.rand(2, 3, 64, 64))
 
 
 def published(backbone: PreTrainedModel, *, segmentation: bool) -> dict[str, torch.Tensor]:

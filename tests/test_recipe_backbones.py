@@ -41,6 +41,8 @@ def test_an_alias_is_told_in_its_own_size_with_its_weights():
 
 
 def test_an_encoder_that_cannot_be_used_is_refused_with_the_reason(tmp_path):
+    with pytest.raises(ModelError, match=r"encoder `focalnet` gives maps at strides 8, 16, 32, 32"):
+        run("focalnet")
     with pytest.raises(ModelError, match=r"`convnexv2` is not known.*\n\nhint: did you mean `convnextv2"):
         run("convnexv2")
     with pytest.raises(ModelError, match=r"has no backbone class for"):

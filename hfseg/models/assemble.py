@@ -6,6 +6,7 @@ import torch
 
 from hfseg.labels import LabelSpace
 from hfseg.models.labelling import write_labels
+from hfseg.models.ops import freely_chosen
 from hfseg.models.pixels import Pixels
 from hfseg.models.segmenter import Segmenter, evaluating
 
@@ -27,7 +28,7 @@ def assemble(hf: Any, pixels: Pixels, labels: LabelSpace, *, new_parameters: tup
 def unused_parameters(segmenter: Segmenter) -> tuple[str, ...]:
     """Name the trainable parameters in `hf` that no training output depends on, found by a dry backward pass."""
     named = [(name, parameter) for name, parameter in segmenter.hf.named_parameters() if parameter.requires_grad]
-    with evaluating(segmenter), torch.enable_grad():
+    with evaluating(segmenter), freely_chosen(), torch.enable_grad():
         segmenter.training = True  # the auxiliary head's output counts; everything inside stays in evaluation mode
         logits, aux_logits = segmenter(segmenter.probe_images())
         total = logits.sum() if aux_logits is None else logits.sum() + aux_logits.sum()

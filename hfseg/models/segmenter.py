@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hfseg.errors import ModelError
 from hfseg.models import anatomy
+from hfseg.models.ops import freely_chosen
 from hfseg.models.pixels import BYTE, Pixels
 from hfseg.values import SegOutput
 
@@ -126,7 +127,7 @@ class Segmenter(nn.Module):
         norms = [(name, module) for name, module in self.hf.named_modules() if isinstance(module, _BatchNorm)]
         handles = [module.register_forward_pre_hook(note(name)) for name, module in norms]
         try:
-            with evaluating(self), torch.no_grad():
+            with evaluating(self), freely_chosen(), torch.no_grad():
                 self(self.probe_images())
         finally:
             for handle in handles:

@@ -61,7 +61,7 @@ _DEEP = [3, 4, 18, 5]
 _NAT_MINI: dict[str, Any] = {"depths": [3, 4, 6, 5], "heads": 2}
 _NAT_TINY: dict[str, Any] = {"depths": _DEEP, "heads": 2}
 _NAT_SMALL: dict[str, Any] = {"depths": _DEEP, "heads": 3, "mlp_ratio": 2.0}
-_SCALED = {"layer_scale_init_value": 1e-5}
+_SCALED: dict[str, Any] = {"layer_scale_init_value": 1e-5}
 _NAT_BASE: dict[str, Any] = {"depths": _DEEP, "heads": 4, "mlp_ratio": 2.0, **_SCALED}
 _NAT_LARGE: dict[str, Any] = {"depths": _DEEP, "heads": 6, "mlp_ratio": 2.0}
 

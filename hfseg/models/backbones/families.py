@@ -37,6 +37,8 @@ class Traits:
     Raises ValueError where the settings make no sense."""
     from_published: Callable[[State], dict[str, Tensor]] | None = None
     """How to rename the weights of its authors' own files; a name that is not known stays as it is."""
+    files: str | None = None
+    """Where its authors' files are, where no model folder on the Hub holds its weights."""
     settings_in: Callable[[State], dict[str, Any]] = _nothing
     """What the weights in a file of its authors tell of the config; nothing, of any other file."""
     is_known_whole: bool = False
@@ -73,7 +75,9 @@ _TRAITS: Mapping[str, Traits] = {
     "bit": Traits(forces=_bit),
     "dinat": Traits(from_published=dinat_weights.from_published, is_known_whole=True),
     "fastervit": Traits(
-        from_published=fastervit_weights.from_published, settings_in=fastervit_weights.published_settings
+        from_published=fastervit_weights.from_published,
+        settings_in=fastervit_weights.published_settings,
+        files="fastervit_{0..6}_224_1k.pth.tar of huggingface.co/nvidia/FasterViT (non-commercial)",
     ),
     "hgnet_v2": Traits(forces=_hgnet, has_drop_path=False),
     "maskformer-swin": Traits(reads={"swin": {r"^swin\.": "model."}}),

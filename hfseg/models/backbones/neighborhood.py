@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import torch
+
 from hfseg.errors import ModelError
 from hfseg.models.backbones.dilations import Dilations, auto_dilations, check_dilations
-from hfseg.models.ops import WAYS
+from hfseg.models.ops import WAYS, fused_natten, fused_triton
 
 AUTO = "auto"
 FAMILIES = ("nat", "dinat")
@@ -40,6 +42,21 @@ def check_impl(config: Any, impl: str | None) -> None:
     _only("attention_impl", config, FAMILIES)
     if impl not in WAYS:
         raise ModelError(f"`model.attention_impl` is `{impl}`: expected {', '.join(f'`{way}`' for way in WAYS)}")
+    if reason := _refusal(config, impl):
+        raise ModelError(f"`model.attention_impl` is `{impl}`, which cannot run here: {reason}", hint="leave it out")
+
+
+def _refusal(config: Any, impl: str) -> str | None:
+    """Why a fused way cannot train this encoder on the best device of this machine; nothing, of the others."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    case: dict[str, Any] = {
+        "device": device, "dtype": torch.float32, "head_dim": config.embed_dim // config.num_heads[0]
+    }  # fmt: skip
+    if impl == "triton":
+        return fused_triton.refusal(**case, kernel_size=config.kernel_size)
+    if impl == "natten":
+        return fused_natten.refusal(**case, has_table=getattr(config, "position_table", True), needs_grad=True)
+    return None
 
 
 def _auto(config: Any, crop: tuple[int, int] | None) -> Dilations:

@@ -107,9 +107,11 @@ def _weights(alias: Alias | None, own: Source | None, pretrained: str | None) ->
     if alias is None:
         return own
     if alias.checkpoint is None:
+        files = traits_of(alias.family).files
         raise ModelError(
-            f"no model on the Hub has weights of `{alias.name}` that can be read as they are",
-            hint="give a file or folder with `--pretrained`; `--pretrained none` is the only way to random weights",
+            f"no model folder on the Hub has weights of `{alias.name}`",
+            hint=f"give a file or folder with `--pretrained`{f', such as {files}' if files else ''}; `--pretrained "
+            "none` is the only way to random weights",
         )
     return locate(alias.checkpoint)
 

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import MODEL_FOR_BACKBONE_MAPPING, SegformerConfig, SegformerModel
+from transformers import CONFIG_MAPPING, MODEL_FOR_BACKBONE_MAPPING, SegformerConfig, SegformerModel
 from transformers.modeling_outputs import BackboneOutput
 
 from hfseg.errors import ModelError
@@ -57,13 +57,15 @@ def survey() -> list[SurveyRow]:
 
 
 def look_at(name: str) -> SurveyRow:
-    """Try one encoder: an alias, a family, `timm:NAME`, a Hub id or a local folder, which must have a config.
+    """Try one encoder: an alias, a family of Transformers, `timm:NAME`, a Hub id or a local folder with a config.
 
     Raises:
         ModelError: there is no such encoder.
     """
-    planned = plan(name, RANDOM, overrides={})
     alias = aliases.find(name)
+    if alias is None and name in CONFIG_MAPPING and CONFIG_MAPPING[name] in MODEL_FOR_BACKBONE_MAPPING:
+        return _row(partial(plan_default, name), name)
+    planned = plan(name, RANDOM, overrides={})
     row = _row(lambda: planned, planned.family, (alias.name,) if alias else ())
     return replace(row, checkpoint=alias.checkpoint) if alias else row
 
