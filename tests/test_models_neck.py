@@ -258,6 +258,6 @@ def test_an_encoder_of_oblong_patches_is_refused(tmp_path: Path):
 
 def test_weights_that_nobody_has_published_are_said_to_be_missing():
     with pytest.raises(
-        ModelError, match=r"no model on the Hub has weights of `vitdet`.*\n\nhint: .*`--pretrained none`"
+        ModelError, match=r"no model folder on the Hub has weights of `vitdet`.*\n\nhint: .*`--pretrained none`"
     ):
         tiny("vitdet", pretrained=None).build(LABELS)
