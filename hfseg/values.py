@@ -1,5 +1,6 @@
 """What passes between the parts: samples, batches and model outputs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -61,3 +62,13 @@ class SegOutput(NamedTuple):
 
     logits: Float[Tensor, "b k h w"]
     aux_logits: Float[Tensor, "b k h2 w2"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Pixels of a batch that were counted for the scores: integers, so that sums do not depend on their order."""
+
+    total: Mapping[str, Int[Tensor, "..."]]
+    """Counts by name that are added up over a whole set."""
+    images: Mapping[str, Int[Tensor, "b ..."]]
+    """Counts by name that are kept for each image, in the order of the batch."""

@@ -76,9 +76,7 @@ def cli_page() -> str:
         assert command is not None
         parts.append(f"## `hfseg {name}`\n\n{command.help}\n")
         rows = [f"| `{usage(parameter)}` | {getattr(parameter, 'help', '') or ''} |" for parameter in command.params]
-        parts.append(
-            "| | |\n|---|---|\n" + "\n".join(row.replace("[default", "(default").replace("]", ")") for row in rows)
-        )
+        parts.append("| | |\n|---|---|\n" + "\n".join(rows))
         parts.append(f"\n{command.epilog}\n" if command.epilog else "")
     return "\n".join(parts)
 

@@ -36,7 +36,11 @@ found = evaluate_on(
 seen = [
     name
     for batch in eval_loader(
-        validation, config.augment, config.loader, rank=runtime.rank, world_size=runtime.world_size
+        validation,
+        config.loader,
+        short_side=config.augment.short_side,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
     )
     for name in batch.ids
 ]

@@ -154,7 +154,7 @@ def test_an_error_of_a_worker_reaches_the_user_as_it_is(workers):
     assert caught.value.message.endswith("mask has the value 9 in 1 pixels: expected 0 to 2, 255")
     assert caught.value.hint == "there are 3 classes; ignored pixels are 255"
     with pytest.raises(DataError, match="value 9"):
-        list(eval_loader(broken, AUGMENT, LoaderConfig(workers=workers)))
+        list(eval_loader(broken, LoaderConfig(workers=workers)))
 
 
 SIZES = [(20, 24)] * 5 + [(18, 18)] + [(20, 24)] * 2 + [(30, 12)] * 3
@@ -172,8 +172,8 @@ def sized(kind):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_evaluation_sees_each_sample_once_in_batches_that_do_not_depend_on_ranks(kind, world_size, workers):
     config = LoaderConfig(eval_batch_size=2, workers=workers)
-    alone = [batch.ids for batch in eval_loader(sized(kind), AUGMENT, config.model_copy(update={"workers": 0}))]
-    loaders = [eval_loader(sized(kind), AUGMENT, config, rank=r, world_size=world_size) for r in range(world_size)]
+    alone = [batch.ids for batch in eval_loader(sized(kind), config.model_copy(update={"workers": 0}))]
+    loaders = [eval_loader(sized(kind), config, rank=r, world_size=world_size) for r in range(world_size)]
     dealt = [list(loader) for loader in loaders]
     assert [len(ids) for ids in alone] == [2, 2, 1, 1, 2, 2, 1]
     for rank, mine in enumerate(dealt):
@@ -187,16 +187,16 @@ def test_evaluation_sees_each_sample_once_in_batches_that_do_not_depend_on_ranks
 
 def test_evaluation_leaves_labels_at_their_own_size():
     dataset = sized("table")
-    batch = next(iter(eval_loader(dataset, AugmentConfig(short_side=10), LoaderConfig(workers=0))))
+    batch = next(iter(eval_loader(dataset, LoaderConfig(workers=0), short_side=10)))
     assert batch.pixel_values.shape == (4, 3, 10, 12)
     assert batch.draws is None
     assert np.array_equal(batch.labels[1].numpy(), dataset[1].labels)
-    whole = next(iter(eval_loader(dataset, AugmentConfig(), LoaderConfig(workers=0))))
+    whole = next(iter(eval_loader(dataset, LoaderConfig(workers=0))))
     assert np.array_equal(whole.pixel_values[2].permute(1, 2, 0).numpy(), dataset[2].image)
 
 
 def test_an_evaluation_loader_can_be_read_again():
-    loader = eval_loader(sized("table"), AUGMENT, LoaderConfig(workers=1))
+    loader = eval_loader(sized("table"), LoaderConfig(workers=1))
     assert [batch.ids for batch in loader] == [batch.ids for batch in loader]
 
 

@@ -135,7 +135,7 @@ def test_ade20k_that_is_not_there_is_an_error(ade20k, tmp_path):
 
 def test_a_zip_is_read_in_place_by_several_workers(ade20k):
     dataset = ade20k_forms(ade20k)["zip"].open("train")
-    loader = eval_loader(dataset, AugmentConfig(), LoaderConfig(workers=2, eval_batch_size=1))
+    loader = eval_loader(dataset, LoaderConfig(workers=2, eval_batch_size=1))
     assert [batch.ids[0] for batch in loader] == [dataset[index].id for index in range(3)]
     assert verify(dataset, workers=2).num_images == 3
     image = dataset.record(0).image
@@ -209,7 +209,7 @@ def test_a_streamed_data_set_trains_and_evaluates(parquet_dir):
     assert isinstance(train, StreamDataset)
     batch = next(iter(train_loader(train, AugmentConfig(crop_size=16), LoaderConfig(batch_size=4, workers=1), seed=0)))
     assert batch.pixel_values.shape == (4, 3, 16, 16)
-    held_out = eval_loader(config.open("validation"), AugmentConfig(), LoaderConfig(workers=0))
+    held_out = eval_loader(config.open("validation"), LoaderConfig(workers=0))
     assert sum(len(batch) for batch in held_out) == 3
 
 

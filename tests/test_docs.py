@@ -4,12 +4,15 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import typer
 
-from hfseg.cli import _model_flags, app
+from hfseg.cli import app
+from hfseg.cli.flags import given, model_flags
+from hfseg.cli.options import TrainingOptions
 from hfseg.recipes.run import FinetuneConfig
 
 ROOT = Path(__file__).parents[1]
@@ -32,12 +35,12 @@ def test_the_readme_has_commands():
 def test_a_command_of_the_readme_is_one_that_the_program_takes(command):
     name, *arguments = shlex.split(command, comments=True)[1:]
     group = typer.main.get_command(app)
-    given = group.commands[name].make_context(name, list(arguments)).params
+    params = group.commands[name].make_context(name, list(arguments)).params
     if name == "finetune":
-        flags = _model_flags(*(given[key] for key in ("model", "decoder", "backbone", "pretrained", "config")))
-        flags = {key: value for key, value in flags.items() if value is not None}
-        recipe = ROOT / "hfseg" / "configs" / f"{given['config']}.yaml"
-        FinetuneConfig.load(yaml_path=recipe if given["config"] else None, flags=flags, sets=given["sets"] or ())
+        options = TrainingOptions(**{field.name: params[field.name] for field in fields(TrainingOptions)})
+        recipe = ROOT / "hfseg" / "configs" / f"{options.config}.yaml"
+        yaml_path = recipe if options.config else None
+        FinetuneConfig.load(yaml_path=yaml_path, flags=given(model_flags(options)), sets=params["sets"] or ())
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", BLOCKS, flags=re.MULTILINE))

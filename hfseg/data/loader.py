@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from hfseg.config import Config
 from hfseg.data.augment import AugmentConfig
-from hfseg.data.reader import EvalReader, Failure, TrainReader
+from hfseg.data.reader import Change, EvalReader, Failure, TrainReader
 from hfseg.data.sampling import EvalKeys, TrainKeys
 from hfseg.data.stream import StreamDataset
 from hfseg.data.table import TableDataset
@@ -108,20 +108,23 @@ def train_loader(
 
 def eval_loader(
     dataset: TableDataset | StreamDataset,
-    augment: AugmentConfig,
     config: LoaderConfig,
     *,
+    short_side: int | None = None,
+    change: Change | None = None,
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> EvalLoader:
-    """Read whole images at `augment.short_side` with labels at their own size, each sample on exactly one rank.
+    """Read whole images at `short_side` with labels at their own size, each sample on exactly one rank.
+
+    `change` alters the pixels of each image before it is resized, as a function of the image and its id.
 
     Raises:
         DataError: the header of an image cannot be read; names the file.
     """
     keys = EvalKeys(dataset, config.eval_batch_size, rank, world_size)
-    return EvalLoader(keys, _batches(EvalReader(dataset, augment), keys, config.workers, pin_memory))
+    return EvalLoader(keys, _batches(EvalReader(dataset, short_side, change), keys, config.workers, pin_memory))
 
 
 def _batches(reader: TrainReader | EvalReader, keys: Keys, workers: int, pin_memory: bool) -> "DataLoader[Read]":

@@ -1,11 +1,12 @@
 """From keys to a batch: what a worker process does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Integer, UInt8
+from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
 from hfseg.data.augment import AugmentConfig
@@ -21,6 +22,8 @@ from hfseg.values import Batch
 
 Pixels = tuple[UInt8[np.ndarray, "h w 3"], Integer[np.ndarray, "h2 w2"]]
 """An image and its labels, which may differ in size."""
+Change = Callable[[UInt8[np.ndarray, "h w 3"], str], UInt8[np.ndarray, "h w 3"]]
+"""(image, id) -> the image in the same size with other pixels; workers must be able to pickle it."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,18 @@ class TrainReader(TorchDataset["Batch | Failure"]):
 class EvalReader(TorchDataset["Batch | Failure"]):
     """Reads whole images and labels."""
 
-    def __init__(self, dataset: TableDataset | StreamDataset, augment: AugmentConfig) -> None:
+    def __init__(
+        self, dataset: TableDataset | StreamDataset, short_side: int | None, change: Change | None = None
+    ) -> None:
         self.dataset = dataset
-        self.augment = augment
+        self.short_side = short_side
+        self.change = change
 
     def __getitem__(self, keys: Sequence[Key]) -> Batch | Failure:
         """Read the samples that the keys name, which are of one size."""
         try:
             records = [_record(self.dataset, key) for key in keys]
-            pixels = [eval_pixels(record, self.dataset.labels, self.augment) for record in records]
+            pixels = [eval_pixels(record, self.dataset.labels, self.short_side, self.change) for record in records]
         except DataError as error:
             return Failure(error.message, error.hint)
         batch = _stacked(pixels, records, None)
@@ -84,16 +90,18 @@ def train_pixels(record: Record, space: LabelSpace, rng: np.random.Generator, au
     return cut_image(image, window, augment.crop, factor=factor), cut
 
 
-def eval_pixels(record: Record, space: LabelSpace, augment: AugmentConfig) -> Pixels:
-    """Decode one sample, its image at `augment.short_side`, its labels at their own size.
+def eval_pixels(record: Record, space: LabelSpace, short_side: int | None, change: Change | None = None) -> Pixels:
+    """Decode one sample, its image changed and brought to `short_side`, its labels at their own size.
 
     Raises:
         DataError: image or mask is broken, they differ in size, or the mask holds an unknown value; names the file.
     """
     picture = open_record_image(record)
     labels = read_labels(record, space, size=picture.size)
-    window = whole_window(picture.size, short_side=augment.short_side)
-    image, factor = picture.decode(shrink=window.shrink)
+    window = whole_window(picture.size, short_side=short_side)
+    image, factor = picture.decode(shrink=window.shrink if change is None else 1.0)
+    if change is not None:
+        image = Image.fromarray(change(np.asarray(image), record.id))
     return eval_geometry(image, window, factor=factor), labels
 
 

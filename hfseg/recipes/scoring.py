@@ -50,7 +50,9 @@ def evaluate_on(
     `show` is told how many batches are done, and of how many.
     """
     space = dataset.labels
-    loaded = eval_loader(dataset, augment, loader, rank=runtime.rank, world_size=runtime.world_size)
+    loaded = eval_loader(
+        dataset, loader, short_side=augment.short_side, rank=runtime.rank, world_size=runtime.world_size
+    )
 
     def shown() -> Iterator[Batch]:
         total = loaded.num_batches

@@ -1,0 +1,41 @@
+"""`hfseg finetune`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from hfseg.cli.app import app, print_result, say
+from hfseg.cli.flags import recipe_path, training_flags
+from hfseg.cli.options import RUN, DataOptions, RunOptions, TrainingOptions, option, spread
+from hfseg.errors import ConfigError
+
+
+@app.command(epilog="Example: hfseg finetune --dataset folder --data-dir my-images --backbone convnextv2 --epochs 50")
+@spread
+def finetune(
+    data: DataOptions,
+    options: TrainingOptions,
+    run: RunOptions,
+    output: Annotated[
+        Path | None, option("--output", "-o", panel=RUN, help="Folder of the run (default: runs/DATASET-MODEL)")
+    ] = None,
+    resume: Annotated[bool, option("--resume", panel=RUN, help="Go on with the run in --output.")] = False,
+) -> None:
+    """Train a segmentation model; without a data set, on the demo images that come with the package."""
+    flags = training_flags(options, data, run)
+    if output is not None:
+        flags["output"] = str(output)
+    yaml_path = recipe_path(options.config, flags, resumed=output if resume else None)
+
+    from hfseg.recipes import finetune as recipe
+    from hfseg.recipes.console import show_scores
+    from hfseg.recipes.run import FinetuneConfig, free_output
+
+    settings = FinetuneConfig.load(yaml_path=yaml_path, flags=flags, sets=run.sets or ())
+    if resume and output is None:
+        raise ConfigError("--resume needs to know which run: --output was not given", hint="--output RUN --resume")
+    if output is None and "output" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"output": free_output(settings)})
+    result = recipe.run(settings, resume=resume)
+    if result is not None:
+        print_result(result.metrics, as_json=run.as_json, show=show_scores)
+        say(f"report: {result.report}")
