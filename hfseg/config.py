@@ -38,16 +38,19 @@ class Config(BaseModel):
         yaml_path: Path | None = None,
         flags: Mapping[str, Any] | None = None,
         sets: Sequence[str] = (),
+        flag_names: Mapping[str, str] | None = None,
     ) -> C:
         """Lay the sources over each other and check the result.
 
-        `flags` maps dotted keys to values, `sets` are texts such as `optim.lr=1e-4`.
+        `flags` maps dotted keys to values, `sets` are texts such as `optim.lr=1e-4`. `flag_names` says by dotted key
+        which flags are not called as the last part of it.
 
         Raises:
             ConfigError: says every problem that was found, where each value came from, and the closest known key.
         """
         layers = [] if yaml_path is None else [_from_yaml(yaml_path)]
-        layers.append({key: (value, f"--{_flag_of(key)}") for key, value in (flags or {}).items()})
+        names = flag_names or {}
+        layers.append({key: (value, names.get(key, f"--{_flag_of(key)}")) for key, value in (flags or {}).items()})
         layers.append(dict(_parse_set(text) for text in sets))
         tree: dict[str, Any] = {}
         origins: dict[str, str] = {}

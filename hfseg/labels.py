@@ -1,7 +1,7 @@
 """LabelSpace: the classes of a data set, their colours, and how raw mask values become train ids."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -121,47 +121,22 @@ class LabelSpace:
         known = (ids >= 0) & (ids < self.num_labels)
         return palette[np.where(known, ids, self.num_labels)]
 
-    def merged(self, groups: Mapping[str, Sequence[str]], palette: Sequence[Color] | None = None) -> "LabelSpace":
-        """Make a space of fewer classes: each group's name stands for its members.
+    def decode(self, ids: Integer[np.ndarray, "h w"], *, ignored: int = 0) -> Integer[np.ndarray, "h w"]:
+        """Turn train ids back into raw values, as the server of a benchmark wants them.
 
-        The member `*` takes every class that no group names; the group `ignore` makes its members ignored. A group of
-        one class keeps that class's colour, others take the colour of their first member.
+        Ignored pixels become the raw value `ignored`.
 
         Raises:
-            DataError: a member is unknown, stands in two groups, or a class is in no group.
+            DataError: a class has not exactly one raw value, as after a merge.
+            ValueError: an id is neither a class nor `ignore_index`.
         """
-        member_group = self._assign(groups)
-        kept = [name for name in groups if name != IGNORE]
-        new_id = {name: index for index, name in enumerate(kept)}
-        target = [new_id.get(member_group[name], self.ignore_index) for name in self.names]
-        colors = palette or [self.palette[next(i for i, t in enumerate(target) if t == new_id[g])] for g in kept]
-        table = {
-            raw: (self.ignore_index if old == self.ignore_index else target[old]) for raw, old in self.table.items()
-        }
-        return replace(self, names=tuple(kept), palette=tuple(colors), table=table)
-
-    def _assign(self, groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
-        group_of: dict[str, str] = {}
-        rest = [name for name, members in groups.items() if "*" in members]
-        for group, members in groups.items():
-            for member in members:
-                if member != "*" and member not in self.names:
-                    raise DataError(
-                        f"merge group `{group}` names an unknown class: got `{member}`",
-                        hint=f"the classes are {', '.join(self.names)}",
-                    )
-                if group_of.setdefault(member, group) != group:
-                    raise DataError(f"class `{member}` stands in two merge groups: `{group_of[member]}` and `{group}`")
-        left = [name for name in self.names if name not in group_of]
-        if left and not rest:
-            raise DataError(
-                f"no merge group holds {', '.join(f'`{name}`' for name in left[:5])}: {len(left)} are left over",
-                hint=f'name them, or give one group the member "*" to take the rest (the group `{IGNORE}` ignores)',
-            )
-        empty = [name for name, members in groups.items() if name != IGNORE and not members]
-        if empty or (rest and not left and list(groups[rest[0]]) == ["*"] and rest[0] != IGNORE):
-            raise DataError(f"merge group `{(empty or rest)[0]}` has no classes")
-        return {**dict.fromkeys(left, rest[0]), **group_of}
+        is_class = (ids >= 0) & (ids < self.num_labels)
+        strangers = ids[~is_class & (ids != self.ignore_index)]
+        if strangers.size:
+            raise ValueError(f"id {int(strangers.flat[0])} is no class: expected 0 to {self.num_labels - 1}")
+        raws = np.asarray([*self._raw_values, ignored], dtype=np.int32)
+        fits = raws.min() >= 0 and raws.max() <= 255
+        return (raws.astype(np.uint8) if fits else raws)[np.where(is_class, ids, self.num_labels)]
 
     def _from_colors(self, mask: UInt8[np.ndarray, "h w 3"]) -> Integer[np.ndarray, "h w"]:
         if self.colors is None:
@@ -209,6 +184,21 @@ class LabelSpace:
         if self.dtype is not np.uint8 or not free:
             return None
         return bytes(self.table.get(raw, free[-1]) for raw in range(256)), free[-1]
+
+    @cached_property
+    def _raw_values(self) -> tuple[int, ...]:
+        """The raw value of each class."""
+        raws: dict[int, list[int]] = {}
+        for raw, label in self.table.items():
+            raws.setdefault(label, []).append(raw)
+        for label, name in enumerate(self.names):
+            if len(raws.get(label, [])) != 1:
+                held = ", ".join(map(str, sorted(raws.get(label, [])))) or "none"
+                raise DataError(
+                    f"class `{name}` cannot be turned back into one raw value: it stands for {held}",
+                    hint="predict with the data set's own classes, without `data.merge`",
+                )
+        return tuple(raws[label][0] for label in range(self.num_labels))
 
     @cached_property
     def _has_gaps(self) -> bool:

@@ -138,8 +138,15 @@ def main() -> None:
               f"torch {torch.__version__}, Pillow {PIL.__version__}, Python {platform.python_version()}")  # fmt: skip
         ours, other, ratio = median_ratio(ours_once, plain_once, options.rounds)
         print(f"ours {ours:.1f} images/s, plain {other:.1f} images/s, ratio {ratio:.2f}")
-        print(f"on the {'GPU' if torch.cuda.is_available() else 'CPU'}, flips and colours: "
-              f"{device_part(dataset, augment, loader):.1f} images/s")  # fmt: skip
+        device = "GPU" if torch.cuda.is_available() else "CPU"
+        print(f"on the {device}, flips and colours: {device_part(dataset, augment, loader):.1f} images/s")
+        rare = TableDataset(dataset.table, dataset.labels, name="rare", rare_class_crop=True)
+        covered = AugmentConfig(crop_size=CROP, erase=0.5, copy_paste=0.5)
+        for what, data, settings in (("rare-class crops", rare, augment), ("erasing and copy-paste", dataset, covered)):
+            speed = images_per_second(iter(train_loader(data, settings, loader, seed=0)), options.steps)
+            print(f"with {what}: {speed:.1f} images/s")
+        degraded = AugmentConfig(crop_size=CROP, blur=0.5, noise=0.5)
+        print(f"on the {device}, with blur and noise: {device_part(dataset, degraded, loader):.1f} images/s")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Time one update of the mIoU metric, and watch its memory over 500 images, against the arithmetic of `evaluate`.
 
+Then the parts that `hfseg evaluate` adds: areas of every image, boundary bands, and intervals from resampled images.
+
 `evaluate.load("mean_iou")` downloads its code, so it is restated here from its documented formulas, as a metric with
 the same inputs that works through `add_batch` and `compute` and keeps every pixel in between, as that one does.
 """
@@ -9,6 +11,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import datasets
@@ -16,9 +19,12 @@ import evaluate
 import numpy as np
 import torch
 
+from hfseg.metrics import BootstrapConfig, Counting, ImageAreas, confusion
 from hfseg.metrics.mean_iou import MeanIou
 
 SIZE, CLASSES, IMAGES = (512, 683), 150, 500
+CASES = (((360, 480), 11), (SIZE, CLASSES), ((1024, 2048), 19))
+RESAMPLED = 2000
 
 
 class Published(evaluate.Metric):
@@ -47,12 +53,13 @@ class Published(evaluate.Metric):
             return {"mean_iou": float(np.nanmean(hit / (predicted + labelled - hit)))}
 
 
-def maps(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def maps(seed: int, size: tuple[int, int] = SIZE, classes: int = CLASSES) -> tuple[np.ndarray, np.ndarray]:
     """Make labels of blobs with a tenth ignored, and a prediction that is right on 70 % of the pixels."""
     rng = np.random.default_rng(seed)
-    labels = np.kron(rng.integers(0, CLASSES, (16, 22)), np.ones((32, 32), dtype=int))[: SIZE[0], : SIZE[1]]
-    pred = np.where(rng.random(SIZE) < 0.7, labels, rng.integers(0, CLASSES, SIZE))
-    return pred, np.where(rng.random(SIZE) < 0.1, 255, labels).astype(np.uint8)
+    coarse = rng.integers(0, classes, (size[0] // 32 + 1, size[1] // 32 + 1))
+    labels = np.kron(coarse, np.ones((32, 32), dtype=int))[: size[0], : size[1]]
+    pred = np.where(rng.random(size) < 0.7, labels, rng.integers(0, classes, size))
+    return pred, np.where(rng.random(size) < 0.1, 255, labels).astype(np.uint8)
 
 
 def milliseconds(update: Callable[[], Any], runs: int) -> float:
@@ -68,6 +75,28 @@ def milliseconds(update: Callable[[], Any], runs: int) -> float:
 def peak_mb() -> float:
     """Give the most memory this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def show_counting() -> None:
+    """Print what areas of every image and boundary bands add to counting a set's pixels, an image at a time."""
+    for size, classes in CASES:
+        pred, labels = (torch.from_numpy(values)[None] for values in maps(0, size, classes))
+        counts = (partial(confusion, num_labels=classes), Counting(classes), Counting(classes, boundary_width=0.02))
+        plain, areas, bands = (milliseconds(partial(count, pred, labels), 20) for count in counts)
+        print(f"{size[0]} x {size[1]}, {classes} classes: pixels of the set {plain:.2f} ms, "
+              f"and areas of the image {areas:.2f} ms, and boundary bands {bands:.2f} ms")  # fmt: skip
+
+
+def show_intervals() -> None:
+    """Print the time of 1,000 resamples: intervals of one model, and the difference of two."""
+    rng = torch.Generator().manual_seed(0)
+    areas = torch.randint(0, 2000, (RESAMPLED, 3, CLASSES), generator=rng)
+    areas[:, 1:] += areas[:, :1]
+    model, bootstrap = ImageAreas(tuple(map(str, range(RESAMPLED))), areas), BootstrapConfig()
+    alone = milliseconds(lambda: bootstrap.intervals(areas), 5)
+    paired = milliseconds(lambda: bootstrap.difference(model, model), 5)
+    print(f"{bootstrap.resamples} resamples of {RESAMPLED} images, {CLASSES} classes: "
+          f"intervals {alone:.0f} ms, difference of two models {paired:.0f} ms")  # fmt: skip
 
 
 def main() -> None:
@@ -101,6 +130,8 @@ def main() -> None:
         metric.add_batch(predictions=[pred], references=[labels])
     metric.compute(num_labels=CLASSES, ignore_index=255)
     print(f"published way over {IMAGES // 10} images: +{peak_mb() - before:.0f} MB")
+    show_counting()
+    show_intervals()
     print(
         f"1 thread, torch {torch.__version__}, numpy {np.__version__}, python {platform.python_version()}, {platform.machine()}"
     )

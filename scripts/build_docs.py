@@ -14,6 +14,7 @@ from hfseg.cli import app
 from hfseg.config import KIND, kind_of, models_in
 from hfseg.recipes.evaluate import EvaluateConfig
 from hfseg.recipes.predict import PredictConfig
+from hfseg.recipes.prepare import PrepareConfig
 from hfseg.recipes.run import FinetuneConfig
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -27,7 +28,8 @@ def config_page() -> str:
     )
     seen: set[type[BaseModel]] = set()
     parts = [head, *sections(FinetuneConfig, "", seen)]
-    for command, config in {"evaluate": EvaluateConfig, "predict": PredictConfig}.items():
+    others = {"evaluate": EvaluateConfig, "predict": PredictConfig, "data prepare": PrepareConfig}
+    for command, config in others.items():
         parts += [f"# Settings of `hfseg {command}`\n\nBehind `--set`.\n", *sections(config, "", seen)]
     return "\n".join(parts)
 
@@ -69,16 +71,21 @@ def shown(value: Any) -> str:
 def cli_page() -> str:
     """Describe every command and option."""
     group = typer.main.get_command(app)
-    context = typer.Context(group, info_name="hfseg")
-    parts = ["# Command line\n\nMade by `make docs` from the code.\n"]
+    return "\n".join(["# Command line\n\nMade by `make docs` from the code.\n", *commands(group, "hfseg")])
+
+
+def commands(group: Any, path: str) -> Iterator[str]:
+    """Describe the commands of a group, and those of the groups in it."""
+    context = typer.Context(group, info_name=path)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
-        assert command is not None
-        parts.append(f"## `hfseg {name}`\n\n{command.help}\n")
+        if hasattr(command, "list_commands"):
+            yield from commands(command, f"{path} {name}")
+            continue
+        yield f"## `{path} {name}`\n\n{command.help}\n"
         rows = [f"| `{usage(parameter)}` | {getattr(parameter, 'help', '') or ''} |" for parameter in command.params]
-        parts.append("| | |\n|---|---|\n" + "\n".join(rows))
-        parts.append(f"\n{command.epilog}\n" if command.epilog else "")
-    return "\n".join(parts)
+        yield "| | |\n|---|---|\n" + "\n".join(rows)
+        yield f"\n{command.epilog}\n" if command.epilog else ""
 
 
 def usage(parameter: Any) -> str:

@@ -9,9 +9,10 @@ import torch
 
 from hfseg.data import eval_loader, train_loader
 from hfseg.engine.loop import fit
-from hfseg.recipes.finetune import build_model, make_task, open_data
 from hfseg.recipes.run import FinetuneConfig
-from hfseg.recipes.scoring import evaluate_on
+from hfseg.recipes.scoring import counting, shown_batches
+from hfseg.recipes.subjects import ModelSubject
+from hfseg.recipes.training import build_model, make_task, open_data
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
@@ -30,9 +31,8 @@ trained = [
     )
 ]
 fit(make_task(config, segmenter, train, validation, runtime), plan, config.optim, runtime, folder, state=None)
-found = evaluate_on(
-    segmenter, validation, augment=config.augment, loader=config.loader, loss=config.loss, runtime=runtime
-)
+subject = ModelSubject(segmenter, config.protocol, config.loss.build(ignore_index=train.labels.ignore_index))
+found = subject.count(shown_batches(validation, config.loader, runtime), counting(train.labels), runtime)
 seen = [
     name
     for batch in eval_loader(
@@ -51,8 +51,8 @@ said = {
     "weights": digest,
     "trained": trained,
     "seen": seen,
-    "images": found.images,
+    "images": len(found.ids),
     "loss": found.loss,
-    "confusion": found.confusion.tolist(),
+    "confusion": found.totals["confusion"].tolist(),
 }
 (folder / f"rank{runtime.rank}.json").write_text(json.dumps(said))

@@ -16,7 +16,18 @@ LEVEL = {
     **dict.fromkeys(("config", "labels", "values", "logits"), 3),
     **dict.fromkeys(("errors", "on_import"), 4),
 }
-SHARED_BY_RECIPES = {"run", "scoring", "pictures", "console"}
+SHARED_BY_RECIPES = {
+    "run",
+    "training",
+    "scoring",
+    "subjects",
+    "evidence",
+    "submission",
+    "pictures",
+    "advice",
+    "check_result",
+    "console",
+}
 """Modules in `recipes` that are no verbs."""
 
 
@@ -26,7 +37,9 @@ def imports(package: Path) -> Iterator[tuple[Path, list[str]]]:
             if isinstance(node, ast.ImportFrom):
                 assert node.level == 0, f"{path}: relative import"
                 if node.module and node.module.startswith("hfseg."):
-                    yield path, node.module.split(".")[1:]
+                    target = node.module.split(".")[1:]
+                    inside = [a.name for a in node.names if (package.joinpath(*target) / f"{a.name}.py").exists()]
+                    yield from ((path, [*target, name]) for name in inside) if inside else [(path, target)]
             elif isinstance(node, ast.Import):
                 yield from ((path, a.name.split(".")[1:]) for a in node.names if a.name.startswith("hfseg."))
 

@@ -3,6 +3,7 @@ import logging
 
 import numpy as np
 import pytest
+from layouts import stems, write_pairs
 from PIL import Image
 from pydantic import ValidationError
 
@@ -11,20 +12,6 @@ from hfseg.data.classes import read_classes
 from hfseg.errors import DataError
 
 COLORS = {"road": (128, 64, 128), "car": (0, 0, 142), "ignore": (0, 0, 0)}
-
-
-def write_pairs(images_dir, masks_dir, stems, *, values=(0, 1, 2), ending="", size=(6, 8), painted=False):
-    """Write images, and masks in which each of `values` occurs."""
-    images_dir.mkdir(parents=True, exist_ok=True)
-    masks_dir.mkdir(parents=True, exist_ok=True)
-    for stem in stems:
-        Image.new("RGB", size[::-1], (9, 9, 9)).save(images_dir / f"{stem}.jpg")
-        mask = np.resize(np.asarray(values, np.uint8), (*size, 3) if painted else size)
-        Image.fromarray(mask).save(masks_dir / f"{stem}{ending}.png")
-
-
-def stems(prefix, count=4):
-    return [f"{prefix}{number}" for number in range(count)]
 
 
 LAYOUTS = {
@@ -263,27 +250,6 @@ def test_classes_without_names_are_found_in_the_masks(tmp_path, caplog):
         labels = FolderConfig(data_dir=tmp_path).labels()
     assert labels.names == ("class_0", "class_1", "class_3")
     assert "3 found in the masks: class_0, class_1, class_3" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("classes", "names"),
-    [(None, ("background", "object")), (("crack",), ("background", "crack")), (("no", "yes"), ("no", "yes"))],
-)
-def test_masks_of_0_and_255_are_binary(tmp_path, classes, names, caplog):
-    write_pairs(tmp_path / "images", tmp_path / "masks", stems("x"), values=(0,))
-    write_pairs(tmp_path / "images", tmp_path / "masks", ["y"], values=(0, 255))
-    with caplog.at_level(logging.INFO):
-        dataset = FolderConfig(data_dir=tmp_path, classes=classes, validation_fraction=0.2).open("train")
-    assert dataset.labels.names == names
-    assert dataset.labels.table == {0: 0, 255: 1}
-    assert names[1] in caplog.text
-    assert 255 not in np.concatenate([dataset[i].labels for i in range(len(dataset))])
-
-
-def test_255_is_ignored_where_another_value_is_the_object(tmp_path):
-    write_pairs(tmp_path / "images", tmp_path / "masks", stems("x"), values=(0, 255))
-    write_pairs(tmp_path / "images", tmp_path / "masks", ["y"], values=(0, 1, 255))
-    assert FolderConfig(data_dir=tmp_path, classes=("crack",)).labels().table == {255: 255, 0: 0, 1: 1}
 
 
 def test_one_value_is_no_data_set(tmp_path):

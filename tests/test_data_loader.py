@@ -1,4 +1,5 @@
 import io
+import logging
 import pickle
 from collections import Counter
 from itertools import islice
@@ -144,6 +145,16 @@ def test_nobody_knows_the_length_of_a_stream():
     loader = train_loader(streamed(), AUGMENT, LoaderConfig(), seed=0)
     with pytest.raises(DataError, match="`made` is streamed: its length is not known"):
         _ = loader.steps_per_epoch
+
+
+def test_several_processes_are_told_that_each_of_them_reads_a_whole_stream(caplog):
+    with caplog.at_level(logging.INFO):
+        batches(streamed(), 2)
+        assert not caplog.messages
+        batches(streamed(), 2, world_size=2)
+    assert caplog.messages == [
+        "each of 2 processes reads the whole stream `made`; shards of `hfseg data prepare` are dealt out"
+    ]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

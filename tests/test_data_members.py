@@ -24,6 +24,7 @@ from hfseg.data import (
     train_loader,
     verify,
 )
+from hfseg.data.ade20k import Ade20kFourConfig
 from hfseg.data.demo import COINS_DIR
 from hfseg.data.record import Record, open_record_image
 from hfseg.errors import ConfigError, DataError
@@ -222,6 +223,11 @@ def test_what_a_stream_cannot_do_is_said(parquet_dir):
     assert "data.streaming=false" in caught.value.hint
 
 
+def test_a_stream_is_not_counted_for_rare_classes():
+    with pytest.raises(ValidationError, match="needs every mask to be counted first"):
+        HubConfig(name="a/b", streaming=True, rare_class_crop=True)
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_hub_classes_come_from_a_file_beside_the_data_or_from_the_masks(parquet_dir, beside):
     if beside:
@@ -338,12 +344,13 @@ def test_kind_picks_the_data_set():
 
 def members(root):
     yield from (DemoConfig(), DemoConfig(classes="size"), *ade20k_forms(root).values())
+    yield Ade20kFourConfig(data_dir=root / "zipped")
     folder = root / "unpacked" / "ADEChallengeData2016"
     yield FolderConfig(data_dir=folder, classes=tuple(NAMES[1:]), first_value=1, ignored_values=(0,))
     yield HubConfig(name=str(root / "parquet"), classes=NAMES, label_column="annotation")
 
 
-@pytest.mark.parametrize("number", range(9))
+@pytest.mark.parametrize("number", range(10))
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_every_data_set_keeps_the_contract(ade20k, number, split):
     config = list(members(ade20k))[number]
@@ -357,3 +364,6 @@ def test_every_data_set_keeps_the_contract(ade20k, number, split):
     assert set(np.unique(sample.labels)) <= {*range(dataset.labels.num_labels), dataset.labels.ignore_index}
     found = verify(dataset, workers=0)
     assert sum(found.pixels) + found.ignored_pixels == sum(dataset[i].labels.size for i in range(len(dataset)))
+    merged = config.model_copy(update={"merge": {"all": ["*"]}, "rare_class_crop": True}).open(split)
+    assert merged.labels.names == ("all",)
+    assert merged.rare_class_crop

@@ -11,8 +11,8 @@ import pytest
 import typer
 
 from hfseg.cli import app
-from hfseg.cli.flags import given, model_flags
-from hfseg.cli.options import TrainingOptions
+from hfseg.cli.flags import recipe_path, training_flags
+from hfseg.cli.options import DataOptions, RunOptions, TrainingOptions
 from hfseg.recipes.run import FinetuneConfig
 
 ROOT = Path(__file__).parents[1]
@@ -37,10 +37,12 @@ def test_a_command_of_the_readme_is_one_that_the_program_takes(command):
     group = typer.main.get_command(app)
     params = group.commands[name].make_context(name, list(arguments)).params
     if name == "finetune":
-        options = TrainingOptions(**{field.name: params[field.name] for field in fields(TrainingOptions)})
-        recipe = ROOT / "hfseg" / "configs" / f"{options.config}.yaml"
-        yaml_path = recipe if options.config else None
-        FinetuneConfig.load(yaml_path=yaml_path, flags=given(model_flags(options)), sets=params["sets"] or ())
+        options, data, run = (
+            holder(**{field.name: params[field.name] for field in fields(holder)})
+            for holder in (TrainingOptions, DataOptions, RunOptions)
+        )
+        flags = training_flags(options, data, run)
+        FinetuneConfig.load(yaml_path=recipe_path(options.config, flags), flags=flags, sets=run.sets or ())
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", BLOCKS, flags=re.MULTILINE))
@@ -53,7 +55,18 @@ def test_a_packaged_recipe_loads(path):
     assert FinetuneConfig.load(yaml_path=path)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/encoders.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/architecture.md",
+        "docs/augmentation.md",
+        "docs/data.md",
+        "docs/encoders.md",
+        "docs/evaluation.md",
+        "CONTRIBUTING.md",
+    ],
+)
 def test_links_and_paths_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]

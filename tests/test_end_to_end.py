@@ -47,7 +47,8 @@ def run(tmp_path_factory) -> Path:
 def test_six_steps_leave_exactly_these_files(run):
     model = {"config.json", "model.safetensors", "preprocessor_config.json"}
     state = {"manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"}
-    top = {"config.yaml", "env.json", "log.jsonl", "metrics.csv", "metrics.json", "parameters.json", "report.html"}
+    top = {"config.yaml", "env.json", "log.jsonl", "parameters.json", "report.html"}
+    top |= {"counts.safetensors", "images.csv", "metrics.csv", "metrics.json"}
     found = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     drawn = {name for name in found if name.startswith(("predictions/", "plots/"))}
     assert found - drawn == {
@@ -112,7 +113,7 @@ def test_evaluate_gives_the_scores_of_the_run(run):
     table = hfseg("evaluate", run, "--split", "train").stdout
     assert "background" in table
     assert "coin" in table
-    assert (run / "eval" / "six" / "train" / "metrics.json").is_file()
+    assert (run / "eval" / "six" / "train-whole-image-native-size" / "metrics.json").is_file()
 
 
 def test_predict_draws_masks_of_the_images_own_size_and_names_broken_files(run, tmp_path):

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 
 from hfseg.engine.checkpoint import load_newest
 from hfseg.engine.evaluation import evaluate
+from hfseg.engine.inference import WholeConfig
 from hfseg.engine.loop import Task, fit
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import TrainConfig
 from hfseg.engine.runtime import RuntimeConfig, check_launch
 from hfseg.errors import LaunchError, RunFailed, RunInterrupted
-from hfseg.values import Batch, SegOutput
+from hfseg.values import Batch, Counts, SegOutput
 
 
 class Tiny(nn.Module):
@@ -50,7 +51,7 @@ def loss_fn(model, given: Batch):
 
 
 def count(pred, labels):
-    return torch.bincount(labels.flatten().long() * 2 + pred.flatten(), minlength=4).view(2, 2)
+    return Counts({"matrix": torch.bincount(labels.flatten().long() * 2 + pred.flatten(), minlength=4).view(2, 2)}, {})
 
 
 def train(folder: Path, *, steps: int = 8, resume: bool = False, **changes) -> nn.Module:
@@ -63,11 +64,13 @@ def train(folder: Path, *, steps: int = 8, resume: bool = False, **changes) -> n
         found = evaluate(
             model,
             [batch(1000)],
+            protocol=WholeConfig(),
             count=count,
             criterion=lambda output, labels: loss_fn(lambda _: output, batch(1000)),
             runtime=runtime,
         )
-        accuracy = float(found.confusion.diag().sum() / found.confusion.sum())
+        matrix = found.totals["matrix"]
+        accuracy = float(matrix.diag().sum() / matrix.sum())
         return {"loss": found.loss, "mean_iou": accuracy, "overall_accuracy": accuracy}
 
     options = dict(

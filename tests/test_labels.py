@@ -46,26 +46,28 @@ def test_colour_masks_are_read_by_their_table():
         ADE.encode(mask)
 
 
-def test_classes_merge_into_groups_and_ignored_ones():
-    space = LabelSpace.from_names(["sky", "tree", "grass", "car"])
-    merged = space.merged({"plant": ["tree", "grass"], "ignore": ["car"], "rest": ["*"]})
-    assert merged.names == ("plant", "rest")
-    assert merged.palette == (space.palette[1], space.palette[0])
-    assert merged.encode(np.array([[0, 1, 2, 3, 255]], dtype=np.uint8)).tolist() == [[1, 0, 0, 255, 255]]
+@pytest.mark.parametrize("ids_dtype", [np.uint8, np.int64])
+def test_ids_turn_back_into_the_raw_values_they_came_from(ids_dtype):
+    space = LabelSpace(("road", "car"), ((0, 0, 0), (1, 1, 1)), {7: 0, 26: 1, 0: 255, 1: 255})
+    raw = np.array([[26, 7, 7]], dtype=np.uint8)
+    assert np.array_equal(space.decode(space.encode(raw).astype(ids_dtype)), raw)
+    assert space.decode(np.array([[0, 255]], dtype=ids_dtype), ignored=3).tolist() == [[7, 3]]
+    assert np.array_equal(ADE.decode(ADE.encode(np.arange(151, dtype=np.uint8)[None])), np.arange(151)[None])
 
 
-@pytest.mark.parametrize(
-    ("groups", "message"),
-    [
-        ({"a": ["sky", "sea"]}, "names an unknown class: got `sea`"),
-        ({"a": ["sky"], "b": ["sky", "*"]}, "stands in two merge groups"),
-        ({"a": ["sky"]}, "no merge group holds `tree`"),
-        ({"a": ["*"], "b": []}, "merge group `b` has no classes"),
-    ],
-)
-def test_wrong_merges_are_explained(groups, message):
-    with pytest.raises(DataError, match=message):
-        LabelSpace.from_names(["sky", "tree"]).merged(groups)
+def test_raw_values_beyond_a_byte_come_back_whole():
+    space = LabelSpace.from_names("ab", first=1000)
+    assert space.decode(np.array([[1, 255]], dtype=np.uint8)).tolist() == [[1001, 0]]
+
+
+def test_ids_of_several_raw_values_do_not_turn_back():
+    ids = np.array([[0]], dtype=np.uint8)
+    with pytest.raises(DataError, match="class `b` cannot be turned back into one raw value: it stands for 1, 4"):
+        LabelSpace(("a", "b"), ((0, 0, 0), (1, 1, 1)), {0: 0, 1: 1, 4: 1}).decode(ids)
+    with pytest.raises(DataError, match="it stands for none"):
+        LabelSpace(("a", "b"), ((0, 0, 0), (1, 1, 1)), {0: 0}).decode(ids)
+    with pytest.raises(ValueError, match="id 150 is no class: expected 0 to 149"):
+        ADE.decode(np.array([[150]], dtype=np.uint8))
 
 
 def test_the_ignored_value_is_no_class():

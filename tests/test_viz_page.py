@@ -180,7 +180,8 @@ def test_tables_can_be_sorted(html):
 
 def test_plots_and_tables_are_files_too(run_dir):
     names = sorted(path.name for path in (run_dir / "plots").iterdir())
-    pngs = [f"{name}.png" for name in ("accuracy", "confusion", "learning-rate", "loss", "miou", "per-class")]
+    drawn = ("accuracy", "confusion", "learning-rate", "loss", "miou", "most-confused", "per-class")
+    pngs = [f"{name}.png" for name in drawn]
     assert names == sorted([*pngs, "confusion.csv", "per-class.csv"])
     with (run_dir / "plots" / "per-class.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

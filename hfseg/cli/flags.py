@@ -10,6 +10,18 @@ from hfseg.errors import ConfigError
 RECIPES = Path(__file__).parents[1] / "configs"
 
 Flags = dict[str, Any]
+FLAG_NAMES = {
+    "corruptions.names": "--corruptions",
+    "data.kind": "--dataset",
+    "data.name": "--dataset",
+    "freeze.modules": "--freeze",
+    "loader.eval_batch_size": "--batch-size",
+    "loss.terms": "--loss",
+    "model.checkpoint": "--model",
+    "model.kind": "--decoder",
+    "protocol.kind": "--protocol",
+}
+"""The flags that are not called like their settings."""
 
 
 def given(flags: Flags) -> Flags:

@@ -48,16 +48,22 @@ def _flags(parameter: inspect.Parameter, holder: Any) -> list[inspect.Parameter]
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """What every command takes that computes something."""
+class SettingOptions:
+    """What every command takes that has settings."""
 
-    cpu: Annotated[bool, option("--cpu", panel=RUN, help="Compute on the CPU.")] = False
     sets: Annotated[
         list[str] | None,
         option("--set", panel=RUN, metavar="KEY=VALUE", help="Any setting by its name; may be repeated."),
     ] = None
     as_json: Annotated[bool, option("--json", panel=RUN, help="Print the result as JSON.")] = False
     debug: Annotated[bool, option("--debug", panel=RUN, help="Show the traceback of an error.")] = False
+
+
+@dataclass(frozen=True)
+class RunOptions(SettingOptions):
+    """What every command takes that computes something."""
+
+    cpu: Annotated[bool, option("--cpu", panel=RUN, help="Compute on the CPU.")] = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ class DataOptions:
         option(
             panel=DATA,
             help="demo, folder, ade20k, ade20k-4, cityscapes, camvid, voc, coco-stuff, shards or hub:NAME "
-            "(default: demo)",
+            "(default: demo; of an evaluation, the run's own)",
         ),
     ] = None
     data_dir: Annotated[

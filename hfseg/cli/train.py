@@ -1,10 +1,13 @@
-"""`hfseg finetune`."""
+"""`hfseg finetune`, and `hfseg check`, which takes the same settings and trains nothing."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from hfseg.cli.app import app, print_result, say
-from hfseg.cli.flags import recipe_path, training_flags
+from hfseg.cli.flags import FLAG_NAMES, recipe_path, training_flags
 from hfseg.cli.options import RUN, DataOptions, RunOptions, TrainingOptions, option, spread
 from hfseg.errors import ConfigError
 
@@ -30,7 +33,7 @@ def finetune(
     from hfseg.recipes.console import show_scores
     from hfseg.recipes.run import FinetuneConfig, free_output
 
-    settings = FinetuneConfig.load(yaml_path=yaml_path, flags=flags, sets=run.sets or ())
+    settings = FinetuneConfig.load(yaml_path=yaml_path, flags=flags, sets=run.sets or (), flag_names=FLAG_NAMES)
     if resume and output is None:
         raise ConfigError("--resume needs to know which run: --output was not given", hint="--output RUN --resume")
     if output is None and "output" not in settings.model_fields_set:
@@ -39,3 +42,31 @@ def finetune(
     if result is not None:
         print_result(result.metrics, as_json=run.as_json, show=show_scores)
         say(f"report: {result.report}")
+
+
+@app.command(epilog="Example: hfseg check --data-dir my-images --backbone convnextv2 --output check")
+@spread
+def check(
+    data: DataOptions,
+    options: TrainingOptions,
+    run: RunOptions,
+    samples: Annotated[
+        int | None, option(panel=RUN, help="Augmented samples that are drawn into --output (default: 12)")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        option("--output", "-o", panel=RUN, help="New folder for check.json and samples.png; else nothing is written."),
+    ] = None,
+) -> None:
+    """Look at data and settings before a run: every file, classes, duplicates, a real step, memory and time."""
+    flags = training_flags(options, data, run)
+    yaml_path = recipe_path(options.config, flags)
+
+    from hfseg.recipes import check as recipe
+    from hfseg.recipes.run import FinetuneConfig
+
+    settings = FinetuneConfig.load(yaml_path=yaml_path, flags=flags, sets=run.sets or (), flag_names=FLAG_NAMES)
+    result = recipe.run(settings, output=output, samples=recipe.SAMPLES if samples is None else samples)
+    typer.echo(json.dumps(result.to_dict()) if run.as_json else result.to_text())
+    if result.problems:
+        raise typer.Exit(2)

@@ -7,40 +7,76 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hfseg.data.ade20k import Ade20kConfig
+from hfseg.data.ade20k import Ade20kConfig, Ade20kFourConfig
 from hfseg.data.augment import AugmentConfig
+from hfseg.data.camvid import CamvidConfig
+from hfseg.data.cityscapes import CityscapesConfig
+from hfseg.data.coco_stuff import CocoStuffConfig
+from hfseg.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, CorruptionName
 from hfseg.data.demo import DemoConfig
 from hfseg.data.folder import FolderConfig, SplitFiles
 from hfseg.data.hub import HubConfig
-from hfseg.data.loader import EvalLoader, LoaderConfig, TrainLoader, eval_loader, train_loader
+from hfseg.data.loader import EvalLoader, EvalLoaderConfig, LoaderConfig, TrainLoader, eval_loader, train_loader
+from hfseg.data.official import official_labels
 from hfseg.data.photometric import Photometric
+from hfseg.data.reader import Change
+from hfseg.data.shard_table import ShardTable, check_checksums
+from hfseg.data.shards import ShardsConfig
 from hfseg.data.single import model_input, pick_samples, read_image, read_mask
 from hfseg.data.stream import StreamDataset
 from hfseg.data.table import Dataset, Split, TableDataset
 from hfseg.data.verify import Verification, verify
+from hfseg.data.voc import VocConfig
 
-DataConfig = Annotated[DemoConfig | Ade20kConfig | FolderConfig | HubConfig, Field(discriminator="kind")]
+DataConfig = Annotated[
+    DemoConfig
+    | FolderConfig
+    | HubConfig
+    | ShardsConfig
+    | Ade20kConfig
+    | Ade20kFourConfig
+    | CamvidConfig
+    | CityscapesConfig
+    | CocoStuffConfig
+    | VocConfig,
+    Field(discriminator="kind"),
+]
 """Every data set that can be asked for, by `kind`."""
 
 __all__ = [
+    "CORRUPTIONS",
+    "SEVERITIES",
     "Ade20kConfig",
+    "Ade20kFourConfig",
     "AugmentConfig",
+    "CamvidConfig",
+    "Change",
+    "CityscapesConfig",
+    "CocoStuffConfig",
+    "Corruption",
+    "CorruptionName",
     "DataConfig",
     "Dataset",
     "DemoConfig",
     "EvalLoader",
+    "EvalLoaderConfig",
     "FolderConfig",
     "HubConfig",
     "LoaderConfig",
     "Photometric",
+    "ShardTable",
+    "ShardsConfig",
     "Split",
     "SplitFiles",
     "StreamDataset",
     "TableDataset",
     "TrainLoader",
     "Verification",
+    "VocConfig",
+    "check_checksums",
     "eval_loader",
     "model_input",
+    "official_labels",
     "pick_samples",
     "read_image",
     "read_mask",

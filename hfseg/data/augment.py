@@ -1,14 +1,23 @@
-"""The settings of augmentation: geometry in the loader, flips and colours on the device."""
+"""The settings of augmentation: geometry and occlusion in the loader; flips, colours, blur and noise on the device."""
 
-from typing import Annotated
+import json
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from hfseg.config import Config
 
 Share = Annotated[float, Field(ge=0, le=1)]
-STRENGTHS = ("brightness", "contrast", "saturation", "hue")
-"""The settings of colour, which mean nothing without `photometric`."""
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+STRENGTHS = {
+    "photometric": ("brightness", "contrast", "saturation", "hue"),
+    "blur": ("blur_sigma",),
+    "noise": ("noise_std",),
+    "erase": ("erase_area", "erase_fill"),
+}
+"""A setting that switches something on -> the settings that mean nothing without it."""
+RANGES = ("scale", "blur_sigma", "erase_area")
+"""The settings that are [low, high]."""
 
 
 class AugmentConfig(Config):
@@ -21,7 +30,7 @@ class AugmentConfig(Config):
     is kept. Without it images keep their own size. Labels are never resized for evaluation."""
     scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)
     """Range of the random scale in training."""
-    max_class_share: Annotated[float, Field(gt=0, le=1)] = 0.75
+    max_class_share: PositiveShare = 0.75
     """A crop is drawn again, up to ten times, while one class has this share of its labelled pixels; 1: never."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest turn of a crop about its middle, in degrees, either way; what comes from beyond the image is ignored."""
@@ -39,22 +48,43 @@ class AugmentConfig(Config):
     """Largest change of the factor of saturation."""
     hue: Annotated[float, Field(ge=0, le=180)] = 18.0
     """Largest turn of the hue, in degrees, either way."""
+    blur: Share = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: tuple[PositiveFloat, PositiveFloat] = (0.1, 2.0)
+    """Range of the blur's standard deviation, in pixels of the crop."""
+    noise: Share = 0.0
+    """Probability of Gaussian noise, drawn for each pixel and channel."""
+    noise_std: PositiveShare = 0.05
+    """Largest standard deviation of the noise, in parts of white."""
+    erase: Share = 0.0
+    """Probability of erasing a rectangle; the labels below it are ignored."""
+    erase_area: tuple[PositiveShare, PositiveShare] = (0.02, 0.4)
+    """Range of the rectangle's area, in parts of the crop."""
+    erase_fill: Literal["noise", "mean"] = "noise"
+    """What fills the rectangle: a random colour for each pixel, or the mean colour that also pads crops."""
+    copy_paste: Share = 0.0
+    """Probability of pasting a rare class from another training image, with its labels: the rarer a class, the more
+    often it is chosen. Every mask is counted before the first step."""
 
     @model_validator(mode="after")
     def _low_to_high(self) -> "AugmentConfig":
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"`scale` must be [low, high]: got {list(self.scale)}")
+        for name in RANGES:
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"`{name}` must be [low, high]: got {[low, high]}")
         return self
 
     @model_validator(mode="after")
     def _strengths_are_used(self) -> "AugmentConfig":
         fields = type(self).model_fields
-        idle = [name for name in STRENGTHS if getattr(self, name) != fields[name].default]
-        if idle and not self.photometric:
-            raise ValueError(
-                f"`{idle[0]}` has no effect with `photometric: false`: got {getattr(self, idle[0]):g}\n\n"
-                "hint: leave out the one or the other"
-            )
+        for switch, strengths in STRENGTHS.items():
+            idle = [name for name in strengths if getattr(self, name) != fields[name].default]
+            if idle and not getattr(self, switch):
+                state, got = json.dumps(getattr(self, switch)), json.dumps(getattr(self, idle[0]))
+                raise ValueError(
+                    f"`{idle[0]}` has no effect with `{switch}: {state}`: got {got}\n\n"
+                    "hint: leave out the one or the other"
+                )
         return self
 
     @property

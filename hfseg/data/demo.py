@@ -2,19 +2,21 @@
 
 import json
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
-from hfseg.config import Config
+from hfseg.data.merging import merged
+from hfseg.data.official import ASSETS_DIR
+from hfseg.data.settings import DatasetSettings
 from hfseg.data.table import Split, TableDataset, table_of
 from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
 
-COINS_DIR = Path(__file__).parent / "assets" / "coins"
+COINS_DIR = ASSETS_DIR / "coins"
 _FOLDERS = {"train": "train", "validation": "val"}
+_TWO_CLASSES = {"background": ["background"], "coin": ["*"]}
 
 
-class DemoConfig(Config):
+class DemoConfig(DatasetSettings):
     """48 training and 12 validation crops of 160 x 160 pixels; no pixel is in both."""
 
     kind: Literal["demo"] = "demo"
@@ -22,9 +24,8 @@ class DemoConfig(Config):
     """`coin`: background against coin. `size`: background, small, medium and large coin."""
 
     def labels(self) -> LabelSpace:
-        """Give the classes: four, or two of them merged."""
-        sizes = _four_classes()
-        return sizes if self.classes == "size" else sizes.merged({"background": ["background"], "coin": ["*"]})
+        """Give the four classes, or two of them, or what they are merged into."""
+        return merged(merged(_four_classes(), None if self.classes == "size" else _TWO_CLASSES), self.merge)
 
     def open(self, split: Split) -> TableDataset:
         """Open one part.
@@ -36,7 +37,7 @@ class DemoConfig(Config):
             raise DataError(f"the demo set has no `{split}` part", hint="its parts are train and validation")
         image_paths = sorted((COINS_DIR / "images" / _FOLDERS[split]).iterdir())
         pairs = [(path, COINS_DIR / "masks" / _FOLDERS[split] / f"{path.stem}.png") for path in image_paths]
-        return TableDataset(table_of(pairs), self.labels(), name="demo")
+        return TableDataset(table_of(pairs), self.labels(), name="demo", rare_class_crop=self.rare_class_crop)
 
 
 @lru_cache

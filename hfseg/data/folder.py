@@ -92,7 +92,7 @@ class FolderConfig(LabelSettings):
             pairs = self._held_out(_pairs(parts, "train", self.data_dir), split, name)
         else:
             pairs = _pairs(parts, split, self.data_dir)
-        return TableDataset(table_of(pairs), self._space(parts), name=name)
+        return TableDataset(table_of(pairs), self._space(parts), name=name, rare_class_crop=self.rare_class_crop)
 
     def _held_out(self, train: list[Pair], split: Split, name: str) -> list[Pair]:
         part: Literal["train", "validation"] = "validation" if split == "validation" else "train"

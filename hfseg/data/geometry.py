@@ -12,12 +12,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
 from hfseg.data.augment import AugmentConfig
+from hfseg.data.rare import draw_pixel
 from hfseg.values import Sample
 
+Pixels = tuple[UInt8[np.ndarray, "h w 3"], Integer[np.ndarray, "h2 w2"]]
+"""An image and its labels, which may differ in size."""
 PAD_COLOR = (124, 116, 104)
 """What fills a crop beyond the image: ImageNet's mean colour, about 0 after normalization."""
 TRIES = 10
@@ -48,8 +51,9 @@ class Window:
     def box(self) -> tuple[float, float, float, float]:
         """Left, top, right and bottom in pixels of the source."""
         down, across = self.source[0] / self.full[0], self.source[1] / self.full[1]
-        right, bottom = (self.left + self.width) * across, (self.top + self.height) * down
-        return self.left * across, self.top * down, min(right, self.source[1]), min(bottom, self.source[0])
+        right = min((self.left + self.width) * across, float(self.source[1]))
+        bottom = min((self.top + self.height) * down, float(self.source[0]))
+        return self.left * across, self.top * down, right, bottom
 
     @property
     def affine(self) -> tuple[float, float, float, float, float, float]:
@@ -78,13 +82,20 @@ def scaled_size(size: tuple[int, int], *, short_side: int | None, scale: float =
 
 
 def draw_window(
-    labels: Integer[np.ndarray, "h w"], rng: np.random.Generator, augment: AugmentConfig, *, ignore_index: int
+    labels: Integer[np.ndarray, "h w"],
+    rng: np.random.Generator,
+    augment: AugmentConfig,
+    *,
+    ignore_index: int,
+    odds: Float[np.ndarray, " k"] | None = None,
 ) -> Window:
     """Draw the scale, the turn and the place of a training crop.
 
-    Up to ten places are tried until no class takes `max_class_share` or more of the labelled pixels; a place without
-    labelled pixels is tried again too.
-    Source: `RandomCrop(cat_max_ratio)` of mmsegmentation.
+    Places are uniform; with `odds`, the probability of each class of the image, they are uniform among those that hold
+    a pixel of a class drawn by it (which a turn about the middle may still take out at a corner). Up to ten places are
+    tried until no class takes `max_class_share` or more of the labelled pixels; a place without labelled pixels is
+    tried again too.
+    Source: `RandomCrop(cat_max_ratio)` of mmsegmentation; `odds` are those of `rare.Rarity`.
     """
     source = (labels.shape[0], labels.shape[1])
     low, high = augment.scale
@@ -93,13 +104,30 @@ def draw_window(
     angle = float(rng.uniform(-augment.rotate, augment.rotate)) if augment.rotate else 0.0
     window = Window(source, full, 0, 0, height, width, angle)
     for _ in range(TRIES):
-        top, left = int(rng.integers(full[0] - height + 1)), int(rng.integers(full[1] - width + 1))
+        spot = None if odds is None else _scaled(draw_pixel(labels, odds, rng), source, full)
+        top, left = _draw_place(rng, full, (height, width), spot)
         window = Window(source, full, top, left, height, width, angle)
         if augment.max_class_share == 1 or (height, width) == full:
             break
         if _largest_share(_labels_in(labels, window, ignore_index, step=8), ignore_index) < augment.max_class_share:
             break
     return window
+
+
+def _draw_place(
+    rng: np.random.Generator, full: tuple[int, int], size: tuple[int, int], spot: tuple[int, int] | None
+) -> tuple[int, int]:
+    """Draw top and left of a window of `size` within `full`, all that hold the pixel `spot` being equally likely."""
+    low, high = (0, 0), (full[0] - size[0], full[1] - size[1])
+    if spot is not None:
+        low = max(0, spot[0] - size[0] + 1), max(0, spot[1] - size[1] + 1)
+        high = min(spot[0], high[0]), min(spot[1], high[1])
+    return int(rng.integers(low[0], high[0] + 1)), int(rng.integers(low[1], high[1] + 1))
+
+
+def _scaled(pixel: tuple[int, int], source: tuple[int, int], full: tuple[int, int]) -> tuple[int, int]:
+    """Give the pixel of the full image under which the centre of a source pixel comes to lie."""
+    return (2 * pixel[0] + 1) * full[0] // (2 * source[0]), (2 * pixel[1] + 1) * full[1] // (2 * source[1])
 
 
 def cut_image(

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from hfseg.data.classes import Classes, find_classes
 from hfseg.data.columns import find_columns, known_classes
@@ -57,6 +57,15 @@ class HubConfig(LabelSettings):
     shuffle_buffer: PositiveInt = 1000
     """Records from which the next one is drawn while streaming."""
 
+    @model_validator(mode="after")
+    def _what_a_stream_can(self) -> "HubConfig":
+        if self.streaming and self.rare_class_crop:
+            raise ValueError(
+                "`rare_class_crop` needs every mask to be counted first, which `streaming` cannot do\n\n"
+                "hint: set data.streaming=false, or write the set to shards"
+            )
+        return self
+
     def labels(self) -> LabelSpace:
         """Give the classes: from the settings, the mask column, a file beside the data, or by scanning every mask.
 
@@ -93,7 +102,7 @@ class HubConfig(LabelSettings):
             raise DataError(f"the `{split}` part of `{self.name}` is empty")
         prefix = "train" if split == "validation" and not has_validation else split
         table = table.add_column("id", [f"{prefix}-{number:06d}" for number in range(len(table))])
-        dataset = TableDataset(table, self.labels(), name=self.name)
+        dataset = TableDataset(table, self.labels(), name=self.name, rare_class_crop=self.rare_class_crop)
         return dataset if split == "test" or has_validation else self._held_out(dataset, split)
 
     def _held_out(self, train: TableDataset, split: Split) -> TableDataset:

@@ -20,15 +20,20 @@ Keys = TrainKeys | EvalKeys
 Read = Batch | Failure
 
 
-class LoaderConfig(Config):
-    """How batches are put together and read."""
+class EvalLoaderConfig(Config):
+    """How images are read to be scored."""
 
-    batch_size: PositiveInt = 8
-    """Training samples of a batch in each process."""
     eval_batch_size: PositiveInt = 4
     """Most samples of an evaluation batch; only neighbours of one size share a batch."""
     workers: NonNegativeInt = 2
     """Worker processes that read and decode; 0 reads in the main process. The run is the same with any number."""
+
+
+class LoaderConfig(EvalLoaderConfig):
+    """How batches are put together and read."""
+
+    batch_size: PositiveInt = 8
+    """Training samples of a batch in each process."""
 
 
 class TrainLoader:
@@ -96,9 +101,10 @@ def train_loader(
     """Read augmented batches of bytes, for ever, from step `start_step` on.
 
     What a sample becomes depends on (seed, epoch, number of the sample) only: not on workers, ranks or the start.
+    Where rare classes are asked for, every mask is counted here, once for each data set.
 
     Raises:
-        DataError: the data set has fewer samples than a global batch.
+        DataError: the data set has fewer samples than a global batch, or its classes cannot be counted.
     """
     keys = TrainKeys(dataset, config.batch_size, seed, rank, world_size, start_step)
     if isinstance(dataset, TableDataset):
@@ -108,7 +114,7 @@ def train_loader(
 
 def eval_loader(
     dataset: TableDataset | StreamDataset,
-    config: LoaderConfig,
+    config: EvalLoaderConfig,
     *,
     short_side: int | None = None,
     change: Change | None = None,

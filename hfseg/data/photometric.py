@@ -1,20 +1,25 @@
-"""Flips and colour changes of a whole batch, on whatever device it is."""
+"""Flips, colours, blur and noise of a whole batch, on whatever device it is."""
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
 from hfseg.data.augment import AugmentConfig
+from hfseg.data.degradation import add_noise, blur
 from hfseg.values import Batch
 
-NUM_DRAWS = 10
-"""Uniform numbers that one sample needs: flips; a gate and an amount for each of four changes; when contrast comes."""
+NUM_DRAWS = 15
+"""Uniform numbers that one sample needs: 0 flips; 1 to 8 a gate and an amount for each of four changes of colour; 9
+when contrast comes; 10 and 11 gate and amount of blur; 12 and 13 gate and amount of noise; 14 its pattern."""
+FIRST_DRAWS = 10
+"""Those that are drawn before the geometry; the others come last: a run without them is as if there were none."""
 
 
 class Photometric:
-    """Flip images and labels, and change colours, by the numbers that came with the batch; gives floats of 0 to 1.
+    """Flip images and labels, change colours, blur and add noise, by the numbers that came with the batch.
 
-    Brightness, then contrast (either here or at the end), saturation and hue: each for half of the samples.
+    Gives floats of 0 to 1. Brightness, then contrast (either here or at the end), saturation and hue: each for half of
+    the samples. Blur comes before noise, as a lens before its sensor.
     Source: `PhotoMetricDistortion` of mmsegmentation, hue in degrees.
     """
 
@@ -30,6 +35,8 @@ class Photometric:
         if draws is not None:
             images, labels = flip(images, labels, draws[:, 0], self.augment)
             images = photometric(images, draws, self.augment) if self.augment.photometric else images
+            images = blur(images, draws[:, 10:12], self.augment) if self.augment.blur else images
+            images = add_noise(images, draws[:, 12:15], self.augment) if self.augment.noise else images
         return Batch(images, labels, batch.ids)
 
 

@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch.utils.data import Dataset as TorchDataset
 
 from hfseg.data.augment import AugmentConfig
-from hfseg.data.geometry import cut_image, cut_labels, draw_window, eval_geometry, whole_window
-from hfseg.data.photometric import NUM_DRAWS
+from hfseg.data.geometry import Pixels, cut_image, cut_labels, draw_window, eval_geometry, whole_window
+from hfseg.data.occlusion import erase, paste
+from hfseg.data.photometric import FIRST_DRAWS, NUM_DRAWS
+from hfseg.data.rare import Rarity
 from hfseg.data.record import Record, open_record_image, read_labels
 from hfseg.data.sampling import Key
 from hfseg.data.stream import StreamDataset
@@ -20,8 +22,6 @@ from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
 from hfseg.values import Batch
 
-Pixels = tuple[UInt8[np.ndarray, "h w 3"], Integer[np.ndarray, "h2 w2"]]
-"""An image and its labels, which may differ in size."""
 Change = Callable[[UInt8[np.ndarray, "h w 3"], str], UInt8[np.ndarray, "h w 3"]]
 """(image, id) -> the image in the same size with other pixels; workers must be able to pickle it."""
 
@@ -41,18 +41,38 @@ class TrainReader(TorchDataset["Batch | Failure"]):
         self.dataset = dataset
         self.augment = augment
         self.seed = seed
+        crops_rare = isinstance(dataset, TableDataset) and dataset.rare_class_crop
+        self.crop_rarity = _rarity(dataset) if crops_rare else None
+        self.paste_rarity = _rarity(dataset) if augment.copy_paste else None
 
     def __getitem__(self, keys: Sequence[Key]) -> Batch | Failure:
         """Read the samples that the keys name."""
-        space = self.dataset.labels
         try:
             records = [_record(self.dataset, key) for key in keys]
-            rngs = [key.rng(self.seed) for key in keys]
-            draws = np.stack([rng.random(NUM_DRAWS, dtype=np.float32) for rng in rngs])
-            pixels = [train_pixels(r, space, rng, self.augment) for r, rng in zip(records, rngs, strict=True)]
+            samples = [self._sample(*pair) for pair in zip(keys, records, strict=True)]
         except DataError as error:
             return Failure(error.message, error.hint)
-        return _stacked(pixels, records, torch.from_numpy(draws))
+        draws = torch.from_numpy(np.stack([numbers for _, numbers in samples]))
+        return _stacked([pixels for pixels, _ in samples], records, draws)
+
+    def _sample(self, key: Key, record: Record) -> tuple[Pixels, Float32[np.ndarray, " p"]]:
+        """Crop one sample and cover parts of it; give the numbers, too, that its augmentation on the device needs."""
+        space, augment, rng = self.dataset.labels, self.augment, key.rng(self.seed)
+        first = rng.random(FIRST_DRAWS, dtype=np.float32)
+        odds = None if self.crop_rarity is None else self.crop_rarity.within(key.index)
+        pixels = train_pixels(record, space, rng, augment, odds)
+        if self.paste_rarity is not None and rng.random() < augment.copy_paste:
+            pixels = self._with_paste(pixels, self.paste_rarity, rng)
+        if augment.erase and rng.random() < augment.erase:
+            pixels = erase(pixels, rng, augment, ignore_index=space.ignore_index)
+        return pixels, np.concatenate([first, rng.random(NUM_DRAWS - FIRST_DRAWS, dtype=np.float32)])
+
+    def _with_paste(self, pixels: Pixels, rarity: Rarity, rng: np.random.Generator) -> Pixels:
+        """Paste a rare class out of a crop of another image that is placed around it."""
+        index, label = rarity.draw_donor(rng)
+        donor = _record(self.dataset, Key(0, index))
+        certain = (np.arange(self.dataset.labels.num_labels) == label).astype(np.float64)
+        return paste(pixels, train_pixels(donor, self.dataset.labels, rng, self.augment, certain), label)
 
 
 class EvalReader(TorchDataset["Batch | Failure"]):
@@ -76,15 +96,23 @@ class EvalReader(TorchDataset["Batch | Failure"]):
         return replace(batch, pixel_values=batch.pixel_values.contiguous())
 
 
-def train_pixels(record: Record, space: LabelSpace, rng: np.random.Generator, augment: AugmentConfig) -> Pixels:
+def train_pixels(
+    record: Record,
+    space: LabelSpace,
+    rng: np.random.Generator,
+    augment: AugmentConfig,
+    odds: Float[np.ndarray, " k"] | None = None,
+) -> Pixels:
     """Draw a crop of one sample and decode no more of its image than the crop needs.
+
+    With `odds`, the crop is placed around a pixel of a class drawn by them.
 
     Raises:
         DataError: image or mask is broken, they differ in size, or the mask holds an unknown value; names the file.
     """
     picture = open_record_image(record)
     labels = read_labels(record, space, size=picture.size)
-    window = draw_window(labels, rng, augment, ignore_index=space.ignore_index)
+    window = draw_window(labels, rng, augment, ignore_index=space.ignore_index, odds=odds)
     image, factor = picture.decode(shrink=window.shrink)
     cut = cut_labels(labels, window, augment.crop, ignore_index=space.ignore_index)
     return cut_image(image, window, augment.crop, factor=factor), cut
@@ -103,6 +131,20 @@ def eval_pixels(record: Record, space: LabelSpace, short_side: int | None, chang
     if change is not None:
         image = Image.fromarray(change(np.asarray(image), record.id))
     return eval_geometry(image, window, factor=factor), labels
+
+
+def _rarity(dataset: TableDataset | StreamDataset) -> Rarity:
+    """Count the classes of a data set.
+
+    Raises:
+        DataError: it is a stream, a mask cannot be read, or no pixel has a class.
+    """
+    if isinstance(dataset, StreamDataset):
+        raise DataError(
+            f"`{dataset.name}` is streamed: `augment.copy_paste` needs every mask to be counted first",
+            hint="leave out `augment.copy_paste`, or set data.streaming=false",
+        )
+    return Rarity.of(dataset.class_counts, name=dataset.name)
 
 
 def _record(dataset: TableDataset | StreamDataset, key: Key) -> Record:

@@ -1,20 +1,37 @@
-"""What values a set of masks holds: how classes are found where nobody has named them."""
+"""What values or colours a set of masks holds: how classes are found where nobody has named them."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hfseg.data.decode import count_values, mask_array, open_mask
+from hfseg.data.decode import count_values, open_mask
 from hfseg.data.record import Record
 from hfseg.data.source import read_bytes
 from hfseg.errors import DataError
+from hfseg.labels import Color
 
 MOST_CLASSES = 1000
 """More different values than this are taken for something other than classes."""
-BINARY = frozenset({0, 255})
+BLACK: Color = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one mask holds."""
+
+    values: frozenset[int]
+    """Raw values; of an RGB mask whose three channels agree, that channel's."""
+    colors: frozenset[Color] | None = None
+    """Colours of an RGB mask; None where it holds indices."""
+
+    @property
+    def is_painted(self) -> bool:
+        """Whether the mask can only be read by a colour table."""
+        return self.colors is not None and any(len(set(color)) > 1 for color in self.colors)
 
 
 def found_values(records: Iterable[Record]) -> frozenset[int]:
@@ -34,19 +51,48 @@ def found_values(records: Iterable[Record]) -> frozenset[int]:
     return frozenset(values)
 
 
-def is_binary(records: Iterable[Record]) -> bool:
-    """Tell whether every mask holds only 0 and 255, and some mask holds 255; stops at the first that holds another.
+def binary_values(records: Iterable[Record]) -> tuple[int, int] | None:
+    """Give the raw values of background and object, (0, 255) or (0, 1); None where masks hold more or only 0.
+
+    In masks of 0, 1 and 255, 255 is taken for the ignored value if it stands beside 1 in a mask; stops there, or at the
+    first mask that is not binary.
 
     Raises:
-        DataError: a mask that was looked at is broken or holds colours; names the file.
+        DataError: some masks hold 1 and others 255, so that 255 may be either; or a mask is broken or holds colours.
     """
-    seen = False
+    holders: dict[int, str] = {}
     for record in records:
         values = mask_values(record)
-        if values - BINARY:
-            return False
-        seen = seen or 255 in values
-    return seen
+        if values - {0, 1, 255}:
+            return None
+        if values >= {1, 255}:
+            return 0, 1
+        holders |= dict.fromkeys(values - {0} - holders.keys(), record.label_name)
+    if len(holders) == 2:
+        raise DataError(
+            f"the masks are binary in two ways: `{holders[1]}` holds 0 and 1, `{holders[255]}` holds 0 and 255",
+            hint="if 255 is ignored: --set 'data.ignored_values=[255]'; if it is the object, save all masks alike",
+        )
+    return (0, next(iter(holders))) if holders else None
+
+
+def binary_colors(records: Iterable[Record]) -> tuple[Color, Color] | None:
+    """Give the two colours of painted masks, black first; None where there are more or fewer, or masks hold indices.
+
+    Raises:
+        DataError: a mask that was looked at is broken; names the file.
+    """
+    colors: set[Color] = set()
+    for record in records:
+        found = look(record)
+        if found.colors is None:
+            return None
+        colors |= found.colors
+        if len(colors) > 2:
+            return None
+    painted = any(len(set(color)) > 1 for color in colors)
+    first, second = sorted(colors) if painted and len(colors) == 2 else (None, None)
+    return None if first is None or second is None else (first, second)
 
 
 def mask_values(record: Record) -> frozenset[int]:
@@ -55,44 +101,46 @@ def mask_values(record: Record) -> frozenset[int]:
     Raises:
         DataError: it is broken or holds colours; names the file, and the colours.
     """
-    if isinstance(record.label, list):
-        return frozenset(int(value) for value in np.unique(np.asarray(record.label)))
-    path = record.label.get("path")
-    if record.label.get("bytes") is not None or not path or "://" in path:
-        return _values(record.label, record.label_name)
-    try:
-        stat = Path(path).stat()
-    except OSError as error:
-        raise DataError(f"`{path}` cannot be read: {error.strerror}") from None
-    return _file_values(path, stat.st_mtime_ns, stat.st_size)
+    found = look(record)
+    if found.colors is not None and found.is_painted:
+        shown = ", ".join(str([*color]) for color in sorted(found.colors)[:6])
+        count = len(found.colors)
+        raise DataError(
+            f"mask `{record.label_name}` is an RGB image with {count} colours: {shown}{', ...' if count > 6 else ''}",
+            hint="give the colour of each class: --set 'data.colors={road: [128, 64, 128], car: [0, 0, 142]}', "
+            "or a CSV file of name,r,g,b",
+        )
+    return found.values
 
 
-def is_colored(record: Record) -> bool:
-    """Tell whether a mask is painted in RGB colours.
+def look(record: Record) -> Found:
+    """Find the values and colours of one mask.
 
     Raises:
         DataError: it is broken; names the file.
     """
     if isinstance(record.label, list):
-        return False
-    name = record.label_name
-    return open_mask(read_bytes(record.label, name=name), name=name, colored=False).mode == "RGB"
+        return Found(frozenset(int(value) for value in np.unique(np.asarray(record.label))))
+    path = record.label.get("path")
+    if record.label.get("bytes") is not None or not path or "://" in path:
+        return _found(record.label, record.label_name)
+    try:
+        stat = Path(path).stat()
+    except OSError as error:
+        raise DataError(f"`{path}` cannot be read: {error.strerror}") from None
+    return _file_found(path, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=1 << 17)
-def _file_values(path: str, changed_ns: int, size: int) -> frozenset[int]:
-    """Remember the values of a file for as long as it is the same file: each part of a set asks for all masks."""
-    return _values({"path": path}, path)
+def _file_found(path: str, changed_ns: int, size: int) -> Found:
+    """Remember what a file holds for as long as it is the same file: each part of a set asks for all masks."""
+    return _found({"path": path}, path)
 
 
-def _values(source: Mapping[str, Any], name: str) -> frozenset[int]:
-    image = open_mask(read_bytes(source, name=name), name=name, colored=False)
-    if image.mode == "RGB":
-        colors = np.unique(mask_array(image).reshape(-1, 3), axis=0)
-        shown = ", ".join(str([int(channel) for channel in color]) for color in colors[:6])
-        raise DataError(
-            f"mask `{name}` is an RGB image with {len(colors)} colours: {shown}{', ...' if len(colors) > 6 else ''}",
-            hint="give the colour of each class: --set 'data.colors={road: [128, 64, 128], car: [0, 0, 142]}', "
-            "or a CSV file of name,r,g,b",
-        )
-    return frozenset(count_values(image))
+def _found(source: Mapping[str, Any], name: str) -> Found:
+    image = open_mask(read_bytes(source, name=name), name=name, colored=True)
+    if image.mode != "RGB":
+        return Found(frozenset(count_values(image)))
+    counted = image.getcolors(image.width * image.height) or []
+    colors = frozenset((red, green, blue) for _, (red, green, blue) in counted)
+    return Found(frozenset(red for red, _, _ in colors), colors)

@@ -8,20 +8,22 @@ from pathlib import Path
 
 from pydantic import NonNegativeInt, model_validator
 
-from hfseg.config import Config
 from hfseg.data.classes import IGNORE_NAMES, Classes, find_classes, from_colors, read_classes
+from hfseg.data.merging import merged
 from hfseg.data.record import Record
-from hfseg.data.scan import found_values, is_binary, is_colored
+from hfseg.data.scan import BLACK, binary_colors, binary_values, found_values, look
+from hfseg.data.settings import DatasetSettings
 from hfseg.errors import DataError
 from hfseg.labels import IGNORE_INDEX, Color, LabelSpace, default_palette
 
 log = logging.getLogger(__name__)
 BACKGROUND = "background"
+_BINARY_NAMES = (BACKGROUND, "object")
 _LOOKED_AT = 20
 """Masks that are looked at to tell colours from indices."""
 
 
-class LabelSettings(Config):
+class LabelSettings(DatasetSettings):
     """What a person says about the values of the masks."""
 
     classes: str | tuple[str, ...] | None = None
@@ -31,8 +33,6 @@ class LabelSettings(Config):
     colors: str | dict[str, Color] | None = None
     """Class name -> [r, g, b] of masks that are painted, or the path of a CSV file of name,r,g,b. The colours of
     `ignore` and `void` are ignored."""
-    merge: dict[str, list[str]] | None = None
-    """New class -> the classes it stands for; `*` takes the rest, the new class `ignore` drops its members."""
     first_value: NonNegativeInt = 0
     """Raw value of the first class, where the masks hold raw values."""
     ignored_values: tuple[NonNegativeInt, ...] = ()
@@ -73,14 +73,13 @@ def label_space(
     classes = _named_classes(settings, data_dir) or known
     if classes is None and not is_whole:
         raise DataError("the classes are not named anywhere, and a stream is not scanned for them", hint=_NAME_THEM)
-    classes = classes or _scanned_classes(settings, records())
-    classes = _with_found_colors(classes, records)
+    classes = _painted_classes(classes, records) or classes or _scanned_classes(settings, records)
     if classes.is_color_table:
         space = _colored_space(classes, ignore_index=settings.ignore_index)
     else:
         classes = _one_means_two(classes, settings.first_value)
         space = _index_space(_with_raws(classes, settings, records), settings)
-    return space if settings.merge is None else space.merged(settings.merge)
+    return merged(space, settings.merge)
 
 
 def _named_classes(settings: LabelSettings, data_dir: Path | None) -> Classes | None:
@@ -120,19 +119,28 @@ def _joined(listed: Classes, table: Classes) -> Classes:
     return from_colors({**{name: colors[name] for name in listed.names}, **extra}, origin=table.origin)
 
 
-def _scanned_classes(settings: LabelSettings, records: Iterable[Record]) -> Classes:
+def _scanned_classes(settings: LabelSettings, records: Callable[[], Iterable[Record]]) -> Classes:
     """Find the classes by their values in the masks."""
-    values = found_values(records)
-    binary = values == {0, IGNORE_INDEX}
-    ignored = set(settings.ignored_values) | (set() if binary else {settings.ignore_index})
-    raws = tuple(sorted(value for value in values - ignored if value >= settings.first_value))
+    values = found_values(records())
+    binary = values in ({0, 1}, {0, 255}) or (values == {0, 1, 255} and settings.ignore_index == 255)
+    raws = _binary(settings, records) if binary else None
+    if raws is None:
+        ignored = {*settings.ignored_values, settings.ignore_index}
+        raws = tuple(sorted(value for value in values - ignored if value >= settings.first_value))
+        names = tuple(f"class_{raw}" for raw in raws)
+    else:
+        names = _BINARY_NAMES
     if len(raws) < 2:
         raise DataError(
             f"the classes are not named anywhere, and the masks hold only the values {sorted(values)}", hint=_NAME_THEM
         )
-    names = (BACKGROUND, "object") if binary else tuple(f"class_{raw}" for raw in raws)
     log.info("the classes are not named anywhere: %d found in the masks: %s", len(raws), ", ".join(names))
     return Classes(names, raws, origin="the masks")
+
+
+def _binary(settings: LabelSettings, records: Callable[[], Iterable[Record]]) -> tuple[int, ...] | None:
+    """The raw values of background and object where the masks hold no others and the settings do not say them."""
+    return None if settings.first_value or 255 in settings.ignored_values else binary_values(records())
 
 
 def _one_means_two(classes: Classes, first_value: int) -> Classes:
@@ -145,14 +153,15 @@ def _one_means_two(classes: Classes, first_value: int) -> Classes:
 
 
 def _with_raws(classes: Classes, settings: LabelSettings, records: Callable[[], Iterable[Record]]) -> Classes:
-    """Give each class its raw value; two classes in masks of 0 and 255 only are 0 and 255."""
+    """Give each class its raw value; two classes in binary masks have theirs."""
     if classes.raws is not None:
         return classes
     count = len(classes.names)
-    if count == 2 and not settings.first_value and is_binary(records()):
-        log.info("the masks hold 0 and 255 only: 0 is `%s`, 255 is `%s`", *classes.names)
-        return replace(classes, raws=(0, 255))
-    return replace(classes, raws=tuple(range(settings.first_value, settings.first_value + count)))
+    raws = _binary(settings, records) if count == 2 else None
+    if raws is None:
+        return replace(classes, raws=tuple(range(settings.first_value, settings.first_value + count)))
+    log.info("the masks are binary: 0 is `%s`, %d is `%s`", classes.names[0], raws[1], classes.names[1])
+    return replace(classes, raws=raws)
 
 
 def _index_space(classes: Classes, settings: LabelSettings) -> LabelSpace:
@@ -181,12 +190,31 @@ def _colored_space(classes: Classes, *, ignore_index: int) -> LabelSpace:
     return LabelSpace(tuple(kept), palette, table, colors=colors, ignore_index=ignore_index)
 
 
-def _with_found_colors(classes: Classes, records: Callable[[], Iterable[Record]]) -> Classes:
-    """Read painted masks by the palette that stands beside the class names, if there is one."""
-    if classes.palette is None or classes.is_color_table or not any(map(is_colored, islice(records(), _LOOKED_AT))):
-        return classes
+def _painted_classes(classes: Classes | None, records: Callable[[], Iterable[Record]]) -> Classes | None:
+    """Read painted masks by the palette that stands beside the class names, or by two colours; None for other masks."""
+    if classes is not None and (classes.is_color_table or (classes.palette is None and len(classes.names) > 2)):
+        return None
+    if classes is None or classes.palette is None or len(classes.names) == 1:
+        return _two_colors(_BINARY_NAMES if classes is None else classes.names, binary_colors(records()))
+    if not any(look(record).is_painted for record in islice(records(), _LOOKED_AT)):
+        return None
     log.info("the masks are RGB images: read by the palette of %s", classes.origin)
     return from_colors(dict(zip(classes.names, classes.palette, strict=True)), origin=f"`{classes.origin}`")
+
+
+def _two_colors(names: tuple[str, ...], colors: tuple[Color, Color] | None) -> Classes | None:
+    """Name the two colours of binary masks: black is the background, or the first of two names."""
+    if colors is None:
+        return None
+    background, thing = names if len(names) == 2 else (BACKGROUND, *names)
+    if colors[0] != BLACK:
+        table = ", ".join(f"{name}: {[*color]}" for name, color in zip((background, thing), colors, strict=True))
+        raise DataError(
+            f"the masks are painted in the two colours {[*colors[0]]} and {[*colors[1]]}: which of them is `{thing}`?",
+            hint=f"say which is which: --set 'data.colors={{{table}}}'",
+        )
+    log.info("the masks are binary: black is `%s`, %s is `%s`", background, [*colors[1]], thing)
+    return from_colors({background: colors[0], thing: colors[1]}, origin="the masks")
 
 
 def _beside(text: str, data_dir: Path | None) -> Path:

@@ -1,13 +1,15 @@
 """A data set that knows its length: rows of undecoded images and masks in a `datasets.Dataset`."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Integer
 
-from hfseg.data.record import Record, read_image_size, read_sample
+from hfseg.data.record import Record, count_labels, read_image_size, read_sample
 from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
 from hfseg.values import Sample
@@ -30,13 +32,15 @@ class Dataset(Protocol):
 class TableDataset:
     """Samples of a table with the columns `image`, `label` and `id`, decoded when they are asked for.
 
-    `table` is a `datasets.Dataset` whose image columns are cast to `Image(decode=False)`.
+    `table` is a `datasets.Dataset` whose image columns are cast to `Image(decode=False)`. With `rare_class_crop`,
+    training crops are placed around pixels of rare classes.
     """
 
-    def __init__(self, table: Any, labels: LabelSpace, *, name: str) -> None:
+    def __init__(self, table: Any, labels: LabelSpace, *, name: str, rare_class_crop: bool = False) -> None:
         self.table = table
         self.labels = labels
         self.name = name
+        self.rare_class_crop = rare_class_crop
 
     def __len__(self) -> int:
         return len(self.table)
@@ -56,12 +60,28 @@ class TableDataset:
 
     def select(self, indices: Sequence[int]) -> "TableDataset":
         """Keep the samples with these numbers, in this order."""
-        return TableDataset(self.table.select(list(indices)), self.labels, name=self.name)
+        table = self.table.select(list(indices))
+        return TableDataset(table, self.labels, name=self.name, rare_class_crop=self.rare_class_crop)
 
     @cached_property
     def image_sizes(self) -> tuple[tuple[int, int], ...]:
         """Height and width of every image, read from the headers once."""
         return tuple(read_image_size(self.record(index)) for index in range(len(self)))
+
+    @cached_property
+    def class_counts(self) -> Integer[np.ndarray, "n k"]:
+        """Pixels of each class in each image, from reading every mask once.
+
+        Raises:
+            DataError: a mask is broken or holds an unknown value; names the file.
+        """
+        counts = np.zeros((len(self), self.labels.num_labels), dtype=np.int32)
+        with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter
+            found = pool.map(lambda index: count_labels(self.record(index), self.labels)[1], range(len(self)))
+            for row, pixels in zip(counts, found, strict=True):
+                pixels.pop(self.labels.ignore_index, None)
+                row[list(pixels)] = list(pixels.values())
+        return counts
 
 
 def table_of(pairs: Iterable[tuple[str | Path, str | Path]]) -> Any:

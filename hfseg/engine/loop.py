@@ -40,7 +40,8 @@ class Task:
     """The part of the augmentation that runs on the device."""
     loss_fn: LossFn
     validate: Callable[[], Mapping[str, Any]]
-    """Scores of the current weights; `loss`, `mean_iou` and `overall_accuracy` among them."""
+    """Scores of the current weights; `loss` (None where it is not known), `mean_iou` and `overall_accuracy` among
+    them."""
     export: Callable[[Path], None]
     """Write the current weights as a model folder."""
     unfreeze: Callable[[], None]
@@ -197,9 +198,11 @@ class _Loop:
             self._export(flag.replace("_", "-"))
         self.meter.pause(began)
 
-    def _is_best(self, score: str, better: Callable[[float, float], float], value: float) -> bool:
-        """Note a score and tell whether no earlier one was as good."""
+    def _is_best(self, score: str, better: Callable[[float, float], float], value: float | None) -> bool:
+        """Note a score and tell whether no earlier one was as good; one that is not known never is."""
         before = self.best.get(score)
+        if value is None:
+            return False
         if before is not None and (value == before or better(value, before) != value):
             return False
         self.best[score] = value

@@ -6,7 +6,9 @@ Torch is imported by the facts that need it, so that the others can be told wher
 import os
 import platform
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,6 +27,70 @@ class Fact:
     value: str
     status: Status = "ok"
     hint: str | None = None
+
+
+SAMPLE_EVERY_S = 0.005
+
+
+@dataclass
+class MemoryUse:
+    """How much memory something took, in bytes."""
+
+    how: str
+    """What was measured, and by what."""
+    limit: int
+    """What there is for this process."""
+    before: int
+    """Taken before it began."""
+    peak: int
+    """The most that was taken at once, with what was taken before."""
+
+
+@contextmanager
+def memory_use(device: str) -> Iterator[MemoryUse]:
+    """Measure the peak of a block, which is there when the block ends.
+
+    On a CUDA `device` it is what torch has allocated there; elsewhere it is the memory of this process, looked at every
+    5 ms, without that of loader workers.
+    """
+    with _allocated(device) if device.startswith("cuda") else _resident() as use:
+        yield use
+
+
+@contextmanager
+def _allocated(device: str) -> Iterator[MemoryUse]:
+    import torch
+
+    torch.cuda.reset_peak_memory_stats(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    before = torch.cuda.memory_allocated(device)
+    use = MemoryUse("allocated by torch on the GPU", free + torch.cuda.memory_reserved(device), before, before)
+    try:
+        yield use
+    finally:
+        use.peak = torch.cuda.max_memory_allocated(device)
+
+
+@contextmanager
+def _resident() -> Iterator[MemoryUse]:
+    import psutil  # type: ignore[import-untyped]  # Accelerate depends on it
+
+    process, ended = psutil.Process(), threading.Event()
+    before = process.memory_info().rss
+    limit = psutil.virtual_memory().available + before
+    use = MemoryUse("resident memory of this process", limit, before, before)
+
+    def sample() -> None:
+        while not ended.wait(SAMPLE_EVERY_S):
+            use.peak = max(use.peak, process.memory_info().rss)
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
+    try:
+        yield use
+    finally:
+        ended.set()
+        sampler.join()
 
 
 def torch_build() -> Fact:
@@ -100,7 +166,7 @@ def room(name: str, path: Path, hint: str, *, least_gib: float = 5.0) -> Fact:
 
 def memory(*, least_gib: float = 4.0) -> Fact:
     """Memory that is free for a run."""
-    import psutil  # type: ignore[import-untyped]  # Accelerate depends on it
+    import psutil
 
     now = psutil.virtual_memory()
     value = f"{now.available / GIB:.1f} of {now.total / GIB:.1f} GiB free"

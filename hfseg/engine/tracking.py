@@ -114,8 +114,9 @@ class TrainProgress:
             self._bar.update(self._task, best=self._best)
         best = [name for name, key in (("mIoU", "best_miou"), ("loss", "best_loss")) if record[key]]
         star = f"  best {' and '.join(best)}" if best else ""
-        accuracy, loss = f"{100 * record['overall_accuracy']:.2f} %", f"{record['loss']:.4f}"
-        self.say(f"validation at step {record['step']}: mIoU {miou}  pixel accuracy {accuracy}  loss {loss}{star}")
+        accuracy = f"{100 * record['overall_accuracy']:.2f} %"
+        loss = "" if record["loss"] is None else f"  loss {record['loss']:.4f}"
+        self.say(f"validation at step {record['step']}: mIoU {miou}  pixel accuracy {accuracy}{loss}{star}")
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""

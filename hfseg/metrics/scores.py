@@ -8,7 +8,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-State = Literal["ok", "absent", "never predicted"]
+from hfseg.metrics.areas import accuracy_of, areas_of, iou_of
+
+State = Literal["ok", "absent", "only predicted", "never predicted"]
+_STATES: dict[tuple[bool, bool], State] = {
+    (True, True): "ok",
+    (True, False): "never predicted",
+    (False, True): "only predicted",
+    (False, False): "absent",
+}
+"""By whether a class is labelled, and whether it is predicted."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +39,28 @@ class Scores:
     @classmethod
     def from_confusion(cls, matrix: Int[Tensor, "k k"]) -> "Scores":
         """Score counts of pixels by label (rows) and prediction (columns)."""
-        counts = matrix.cpu().double()
-        hits, labelled, predicted = counts.diag(), counts.sum(1), counts.sum(0)
-        iou, accuracy = hits / (labelled + predicted - hits), hits / labelled  # 0 / 0 is NaN
+        areas = areas_of(matrix.cpu())
+        hits, labelled, predicted = areas
+        iou, accuracy = iou_of(areas), hits.double() / labelled  # 0 / 0 is NaN
         return cls(
             mean_iou=float(iou.nanmean()),
             mean_accuracy=float(accuracy.nanmean()),
-            overall_accuracy=float(hits.sum() / labelled.sum()),
+            overall_accuracy=float(accuracy_of(areas)),
             per_category_iou=tuple(iou.tolist()),
             per_category_accuracy=tuple(accuracy.tolist()),
-            label_pixels=tuple(matrix.sum(1).tolist()),
-            predicted_pixels=tuple(matrix.sum(0).tolist()),
+            label_pixels=tuple(labelled.tolist()),
+            predicted_pixels=tuple(predicted.tolist()),
         )
 
     @property
     def states(self) -> tuple[State, ...]:
-        """Say of each class whether its scores mean something: `absent` has no labels, or it was `never predicted`."""
+        """Say of each class whether its scores mean something.
+
+        `absent`: neither labelled nor predicted, no IoU; `only predicted`: not labelled, IoU 0; `never predicted`:
+        labelled, IoU 0.
+        """
         return tuple(
-            "absent" if not labelled else "ok" if predicted else "never predicted"
+            _STATES[labelled > 0, predicted > 0]
             for labelled, predicted in zip(self.label_pixels, self.predicted_pixels, strict=True)
         )
 
@@ -60,14 +73,14 @@ class Scores:
                 "color": list(palette[index]),
                 "label_pixels": self.label_pixels[index],
                 "predicted_pixels": self.predicted_pixels[index],
-                "iou": _number(self.per_category_iou[index]),
-                "accuracy": _number(self.per_category_accuracy[index]),
+                "iou": number(self.per_category_iou[index]),
+                "accuracy": number(self.per_category_accuracy[index]),
                 "state": self.states[index],
             }
             for index in range(len(names))
         ]
         means = ("mean_iou", "mean_accuracy", "overall_accuracy")
-        return {**{name: _number(getattr(self, name)) for name in means}, "classes": rows}
+        return {**{name: number(getattr(self, name)) for name in means}, "classes": rows}
 
 
 def constant_baseline(matrix: Int[Tensor, "k k"]) -> Scores:
@@ -77,5 +90,6 @@ def constant_baseline(matrix: Int[Tensor, "k k"]) -> Scores:
     return Scores.from_confusion(constant)
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
+    """Turn NaN, which JSON does not have, into None."""
     return None if value != value else value

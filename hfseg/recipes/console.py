@@ -7,9 +7,21 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from hfseg.models import Segmenter
-from hfseg.viz import parameter_summary, parameters_text, render_parameters, render_scores, scores_text, summary
+from hfseg.viz import (
+    against_text,
+    corruption_summary,
+    corruptions_text,
+    parameter_summary,
+    parameters_text,
+    render_corruptions,
+    render_parameters,
+    render_scores,
+    scores_text,
+    summary,
+)
 
 
 def say(text: str) -> None:
@@ -33,12 +45,27 @@ def progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
 
 def show_scores(metrics: Mapping[str, Any]) -> None:
     """Print the scores of `metrics.json` to stdout."""
-    if sys.stdout.isatty():
-        Console().print(render_scores(metrics))
-    else:
-        print(scores_text(metrics))  # noqa: T201
     data = metrics["dataset"]
-    print(f"\n{data['images']} images of {data['kind']}, {data['split']}: {summary(metrics)}")  # noqa: T201
+    _show_table(render_scores(metrics), scores_text(metrics))
+    _show(f"\n{data['images']} images of {data['kind']}, {data['split']}: {summary(metrics)}")
+    if "corruptions" in metrics:
+        _show("")
+        _show_table(render_corruptions(metrics), corruptions_text(metrics))
+        _show(f"\n{corruption_summary(metrics)}")
+    if "against" in metrics:
+        _show(f"\n{against_text(metrics)}")
+
+
+def _show_table(table: Table, text: str) -> None:
+    """Print a table to stdout, in colours on a terminal."""
+    if sys.stdout.isatty():
+        Console().print(table)
+    else:
+        _show(text)
+
+
+def _show(text: str) -> None:
+    print(text)  # noqa: T201
 
 
 def show_start(segmenter: Segmenter) -> None:

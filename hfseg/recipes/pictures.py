@@ -6,32 +6,32 @@ import numpy as np
 import torch
 from jaxtyping import Integer, UInt8
 
-from hfseg.data import AugmentConfig, StreamDataset, TableDataset, model_input, pick_samples
-from hfseg.engine.inference import whole
+from hfseg.data import StreamDataset, TableDataset, model_input, pick_samples
+from hfseg.engine.inference import ProtocolConfig
 from hfseg.labels import LabelSpace
 from hfseg.models import Segmenter
 from hfseg.viz import overlay, save_index_mask, side_by_side
 
 
 def draw_samples(
-    segmenter: Segmenter, dataset: TableDataset | StreamDataset, augment: AugmentConfig, folder: Path, *, count: int
+    segmenter: Segmenter, dataset: TableDataset | StreamDataset, protocol: ProtocolConfig, folder: Path, *, count: int
 ) -> None:
     """Predict `count` images of a data set and draw each into `folder`."""
     for sample in pick_samples(dataset, count):
-        pred = predict_images(segmenter, [sample.image], short_side=augment.short_side)[0]
+        pred = predict_images(segmenter, [sample.image], protocol=protocol)[0]
         draw(sample.image, pred, sample.labels, dataset.labels, folder / Path(sample.id).name)
 
 
 def predict_images(
-    segmenter: Segmenter, images: list[UInt8[np.ndarray, "h w 3"]], *, short_side: int | None
+    segmenter: Segmenter, images: list[UInt8[np.ndarray, "h w 3"]], *, protocol: ProtocolConfig
 ) -> list[Integer[np.ndarray, "h w"]]:
     """Predict the classes of images of one size, each at its own size."""
     device = next(segmenter.parameters()).device
     segmenter.eval()
-    inputs = np.stack([model_input(image, short_side=short_side) for image in images])
+    inputs = np.stack([model_input(image, short_side=protocol.loader_short_side) for image in images])
     pixel_values = torch.from_numpy(inputs).permute(0, 3, 1, 2).to(device)
     height, width, _ = images[0].shape
-    return list(whole(segmenter, pixel_values, (height, width)).cpu().numpy())
+    return list(protocol.predict(segmenter, pixel_values, (height, width)).cpu().numpy())
 
 
 def draw(

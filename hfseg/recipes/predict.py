@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from hfseg.config import Config
 from hfseg.data import read_image, read_mask
+from hfseg.engine.inference import ProtocolConfig, WholeConfig
 from hfseg.engine.runtime import DeviceConfig
 from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
 from hfseg.models import open_model
 from hfseg.recipes.pictures import draw, predict_images
 from hfseg.recipes.run import RunFolder
+from hfseg.recipes.submission import Benchmark, submission_space, write_archive, write_raw_mask
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
@@ -33,9 +35,17 @@ class PredictConfig(Config):
     """Folder of masks with the images' names; adds labels and error to the side-by-side picture."""
     batch_size: PositiveInt = 1
     """Images of one size that go through the model together."""
-    short_side: PositiveInt | None = None
-    """Images are brought to this short side before the model sees them; a run's own, else the native size."""
+    protocol: ProtocolConfig | None = None
+    """How the model is shown an image; a run's own where it is not given, else whole images of their native size."""
+    submission: Benchmark | None = None
+    """Write only masks of this data set's raw values, and a zip of them: what its server takes."""
     runtime: DeviceConfig = DeviceConfig()
+
+    @model_validator(mode="after")
+    def _no_pictures_for_a_server(self) -> "PredictConfig":
+        if self.submission is not None and self.labels_dir is not None:
+            raise ValueError("`labels_dir` has no effect with `submission`: no pictures are drawn then")
+        return self
 
 
 @dataclass(frozen=True)
@@ -58,17 +68,24 @@ def run(config: PredictConfig, *, progress: Callable[[str], None]) -> Result:
     segmenter.to(runtime.device)
     folder = RunFolder.of_model(config.model)
     settings = folder.settings() if folder else None
-    short_side = config.short_side or (settings.augment.short_side if settings else None)
+    protocol = config.protocol or (settings.protocol if settings else WholeConfig())
     raw_space = settings.data.labels() if settings and config.labels_dir else space
+    server_space = submission_space(config.submission, space, name=config.model) if config.submission else None
     names = _names(paths)
     written: list[Path] = []
     skipped: list[str] = []
     for batch in _batches(paths, config.batch_size, skipped, progress):
-        preds = predict_images(segmenter, [image for _, image in batch], short_side=short_side)
+        preds = predict_images(segmenter, [image for _, image in batch], protocol=protocol)
         for (path, image), pred in zip(batch, preds, strict=True):
-            labels = _labels(path, image, config.labels_dir, raw_space)
-            written += draw(image, pred, labels, space, config.output / names[path])
-            progress(f"{path} -> {config.output / names[path]}.png")
+            stem = config.output / names[path]
+            if server_space is not None:
+                written.append(write_raw_mask(pred, server_space, stem))
+            else:
+                labels = _labels(path, image, config.labels_dir, raw_space)
+                written += draw(image, pred, labels, space, stem)
+            progress(f"{path} -> {stem}.png")
+    if server_space is not None:
+        written.append(write_archive(written, config.output))
     return Result(tuple(written), tuple(skipped))
 
 

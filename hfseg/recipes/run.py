@@ -4,12 +4,14 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import NonNegativeInt
 
-from hfseg.config import Config, differences
+from hfseg.config import KIND, Config, differences, kind_of, models_in
 from hfseg.data import AugmentConfig, DataConfig, DemoConfig, LoaderConfig
 from hfseg.engine.checkpoint import write_file
+from hfseg.engine.inference import ProtocolConfig, WholeConfig
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import TrainConfig
 from hfseg.engine.runtime import Runtime, RuntimeConfig, environment
@@ -40,7 +42,14 @@ class FinetuneConfig(Config):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    evaluation: ProtocolConfig | None = None
+    """How the model is shown images in validations; whole, at `augment.short_side`, where it is not given."""
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @property
+    def protocol(self) -> ProtocolConfig:
+        """How the model is shown images in validations."""
+        return self.evaluation or WholeConfig(short_side=self.augment.short_side)
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,17 @@ class RunFolder:
                 f"run `{self.path}` was started with {before} processes: got {runtime.world_size}",
                 hint="the batches of a run depend on their number; start the same number of processes",
             )
+
+
+def protocol_settings(model: str | None, kind: str | None) -> dict[str, Any]:
+    """Give the settings of a run's own protocol by dotted key, over which others are laid.
+
+    Where another `kind` of protocol is wanted, those that the two kinds share are left.
+    """
+    folder = None if model is None else RunFolder.of_model(model)
+    own = (folder.settings().protocol if folder else WholeConfig()).model_dump(mode="json")
+    kept = next((set(member.model_fields) for member in models_in(ProtocolConfig) if kind_of(member) == kind), set(own))
+    return {f"protocol.{key}": value for key, value in {**own, KIND: kind or own[KIND]}.items() if key in kept}
 
 
 def free_output(config: FinetuneConfig) -> Path:

@@ -2,26 +2,41 @@
 
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hfseg.data import AugmentConfig, LoaderConfig, StreamDataset, TableDataset, eval_loader, verify
+from hfseg.data import (
+    Change,
+    EvalLoaderConfig,
+    ShardTable,
+    StreamDataset,
+    TableDataset,
+    check_checksums,
+    eval_loader,
+    verify,
+)
 from hfseg.engine.checkpoint import write_file
-from hfseg.engine.evaluation import Evaluation, evaluate
+from hfseg.engine.evaluation import Evaluation
+from hfseg.engine.inference import ProtocolConfig
 from hfseg.engine.runtime import Runtime
 from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
-from hfseg.losses import LossConfig
-from hfseg.metrics import Scores, confusion, constant_baseline
-from hfseg.models import Segmenter
+from hfseg.metrics import BootstrapConfig, Counting, score_table
 from hfseg.recipes.console import progress
 from hfseg.values import Batch
-from hfseg.viz import scores_csv
+from hfseg.viz import largest_confusions, scores_csv
+
+AnyDataset = TableDataset | StreamDataset
+CONFUSIONS = 20
+"""The largest confusions that are listed in `metrics.json`."""
+Show = Callable[[int, int | None], None]
+"""Told how many batches are done, and of how many."""
 
 
-def verify_on_main(dataset: TableDataset | StreamDataset, *, workers: int, runtime: Runtime) -> None:
+def verify_on_main(dataset: AnyDataset, *, workers: int, runtime: Runtime) -> None:
     """Read every mask and image header of a data set once, in the main process; a stream is checked as it is read.
+
+    Of shards, whose masks were read when they were written, the checksums are compared.
 
     Raises:
         DataError: files cannot be used; names them.
@@ -30,60 +45,62 @@ def verify_on_main(dataset: TableDataset | StreamDataset, *, workers: int, runti
     def check() -> None:
         if isinstance(dataset, TableDataset):
             with progress(f"checking {len(dataset)} images of {dataset.name}") as show:
-                verify(dataset, workers=workers, progress=show)
+                if isinstance(dataset.table, ShardTable):
+                    check_checksums(dataset.table, workers=workers, progress=show)
+                else:
+                    verify(dataset, workers=workers, progress=show)
 
     runtime.on_main(check)
 
 
-def evaluate_on(
-    segmenter: Segmenter,
-    dataset: TableDataset | StreamDataset,
-    *,
-    augment: AugmentConfig,
-    loader: LoaderConfig,
-    loss: LossConfig,
+def shown_batches(
+    dataset: AnyDataset,
+    loader: EvalLoaderConfig,
     runtime: Runtime,
-    show: Callable[[int, int | None], None] = lambda done, total: None,
-) -> Evaluation:
-    """Count pixels by label and prediction over a whole data set, at the labels' own size.
-
-    `show` is told how many batches are done, and of how many.
-    """
-    space = dataset.labels
+    *,
+    short_side: int | None = None,
+    change: Change | None = None,
+    show: Show = lambda done, total: None,
+) -> Iterator[Batch]:
+    """Read this process's share of a data set, and tell `show` how far it is."""
     loaded = eval_loader(
-        dataset, loader, short_side=augment.short_side, rank=runtime.rank, world_size=runtime.world_size
+        dataset, loader, short_side=short_side, change=change, rank=runtime.rank, world_size=runtime.world_size
     )
-
-    def shown() -> Iterator[Batch]:
-        total = loaded.num_batches
-        for done, batch in enumerate(loaded, start=1):
-            yield batch
-            show(done, total)
-
-    return evaluate(
-        segmenter,
-        shown(),
-        count=partial(confusion, num_labels=space.num_labels, ignore_index=space.ignore_index),
-        criterion=loss.build(ignore_index=space.ignore_index),
-        runtime=runtime,
-    )
+    total = loaded.num_batches
+    for done, batch in enumerate(loaded, start=1):
+        yield batch
+        show(done, total)
 
 
-def describe(evaluation: Evaluation, space: LabelSpace, **facts: Any) -> dict[str, Any]:
+def counting(space: LabelSpace, *, boundary_width: float | None = None) -> Counting:
+    """Say how pixels of these classes are counted."""
+    return Counting(space.num_labels, space.ignore_index, boundary_width)
+
+
+def describe(
+    evaluation: Evaluation,
+    space: LabelSpace,
+    *,
+    boundary_width: float | None = None,
+    bootstrap: BootstrapConfig | None = None,
+    **facts: Any,
+) -> dict[str, Any]:
     """Put scores, the constant predictor's scores beside them, and `facts` about the evaluation into one value."""
-    scores, baseline = Scores.from_confusion(evaluation.confusion), constant_baseline(evaluation.confusion)
-    table = scores.to_dict(space.names, space.palette)
-    return {
-        **facts,
-        "loss": evaluation.loss,
-        "baseline": {
-            "class": space.names[baseline.predicted_pixels.index(max(baseline.predicted_pixels))],
-            "mean_iou": baseline.mean_iou,
-            "overall_accuracy": baseline.overall_accuracy,
-        },
-        **table,
-        "confusion": evaluation.confusion.tolist(),
-    }
+    table = score_table(
+        evaluation.totals,
+        evaluation.images,
+        names=space.names,
+        palette=space.palette,
+        boundary_width=boundary_width,
+        bootstrap=bootstrap,
+    )
+    confused = largest_confusions(evaluation.totals["confusion"].numpy(), space.names, CONFUSIONS)
+    return {**facts, "loss": evaluation.loss, **table, "largest_confusions": [row._asdict() for row in confused]}
+
+
+def protocol_facts(protocol: ProtocolConfig) -> dict[str, Any]:
+    """Write a protocol as it stands beside every score: its settings, and in words."""
+    return {**protocol.model_dump(mode="json"), "text": protocol.to_text()}
 
 
 def write_metrics(metrics: dict[str, Any], path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from hfseg.viz.numbers import count, parameter_totals, percent, short_count
+from hfseg.viz.numbers import count, interval_words, parameter_totals, percent, protocol_words, short_count
 from hfseg.viz.run import RunFolder, best_validation
 
 
@@ -33,15 +33,7 @@ class Fact:
 def scores(run: RunFolder) -> list[Score]:
     """Give the main numbers: of `metrics.json`, or of the best validation while there is none, or nothing."""
     if run.metrics is not None:
-        metrics, baseline = run.metrics, run.metrics["baseline"]
-        always = f"always “{baseline['class']}”: "
-        return [
-            Score("mIoU", percent(metrics["mean_iou"]), always + percent(baseline["mean_iou"])),
-            Score(
-                "Pixel accuracy", percent(metrics["overall_accuracy"]), always + percent(baseline["overall_accuracy"])
-            ),
-            Score("Mean class accuracy", percent(metrics["mean_accuracy"]), _class_words(metrics["classes"])),
-        ]
+        return _final_scores(run.metrics)
     if run.validations:
         best = best_validation(run.validations)
         beside = f"validation at step {count(best['step'])}"
@@ -53,12 +45,11 @@ def scores(run: RunFolder) -> list[Score]:
 def lead(run: RunFolder) -> str:
     """Say in a sentence or two what the numbers are about."""
     if run.metrics is not None:
-        data, protocol = run.metrics["dataset"], run.metrics["protocol"]
+        data = run.metrics["dataset"]
         images = f"{count(data['images'])} image{'s' if data['images'] != 1 else ''}"
-        size = f", shorter side {protocol['short_side']} px" if protocol.get("short_side") else ""
         return (
             f"Scores of {run.metrics['model']} on {images}: the {data['split']} part of the {data['kind']} data "
-            f"(inference: {protocol['mode']}{size})."
+            f"(inference: {protocol_words(run.metrics)})."
         )
     if run.validations:
         return "No final evaluation yet: the numbers are those of the best validation so far."
@@ -117,10 +108,31 @@ def _quoted(run: RunFolder) -> str:
     return shlex.quote(str(run.directory))
 
 
+def _final_scores(metrics: Mapping[str, Any]) -> list[Score]:
+    """Give the scores over the data set, then those by other definitions where they were found."""
+    baseline = metrics["baseline"]
+    always = f"always “{baseline['class']}”: "
+    beside = {key: always + percent(baseline[key]) for key in ("mean_iou", "overall_accuracy")}
+    for key in beside:
+        interval = interval_words(metrics, key)
+        beside[key] = f"{interval}; {beside[key]}" if interval else beside[key]
+    found = [
+        Score("mIoU", percent(metrics["mean_iou"]), beside["mean_iou"]),
+        Score("Pixel accuracy", percent(metrics["overall_accuracy"]), beside["overall_accuracy"]),
+        Score("Mean class accuracy", percent(metrics["mean_accuracy"]), _class_words(metrics["classes"])),
+    ]
+    if "boundary_iou" in metrics:
+        width = f"in bands along outlines, {metrics['boundary_width']} wide"
+        found.append(Score("Boundary IoU", percent(metrics["boundary_iou"]), width))
+    if "mean_iou_over_images" in metrics:
+        found.append(Score("mIoU over images", percent(metrics["mean_iou_over_images"]), "each image scored alone"))
+    return found
+
+
 def _class_words(classes: Sequence[Mapping[str, Any]]) -> str:
-    """Say how many classes there are, and how many of them are absent or were never predicted."""
+    """Say how many classes there are, and how many of them lack labels or predictions."""
     words = [f"{len(classes)} class{'es' if len(classes) != 1 else ''}"]
-    for state in ("absent", "never predicted"):
+    for state in ("absent", "only predicted", "never predicted"):
         number = sum(row["state"] == state for row in classes)
         words += [f"{number} {state}"] if number else []
     return ", ".join(words)

@@ -68,7 +68,7 @@ def side_by_side(
     labels_ids: Integer[np.ndarray, "h w"] | None,
     label_space: LabelSpace,
 ) -> Image.Image:
-    """Show `image | prediction`, and with labels `image | prediction | labels | error`, with captions and a legend.
+    """Show `image | prediction`, and with labels `image | labels | prediction | error`, with captions and a legend.
 
     In the error panel correct pixels are dim, wrong ones orange and ignored ones hatched grey; its caption says the
     share of labelled pixels that is wrong, counted at full size.
@@ -77,7 +77,7 @@ def side_by_side(
     columns = [shares(pred, label_space)]
     if labels_ids is not None:
         small = _fit(image), _fit(pred), _fit(labels_ids)
-        pictures.append(("labels", class_map(small[2], label_space)))
+        pictures.insert(1, ("labels", class_map(small[2], label_space)))
         pictures.append((f"error {_error_text(pred, labels_ids, label_space)}", error_map(*small, label_space)))
         columns.append(shares(labels_ids, label_space))
     size_px = min(30, max(13, pictures[0][1].shape[1] // 22))

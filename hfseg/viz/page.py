@@ -13,7 +13,8 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from hfseg.viz import facts, tables
-from hfseg.viz.classes import confusion_map, iou_bars
+from hfseg.viz.classes import iou_bars
+from hfseg.viz.confusion import confusion_bars, confusion_map
 from hfseg.viz.curves import accuracy_curves, iou_curve, learning_rate_curve, loss_curves
 from hfseg.viz.numbers import freeze_state, score_word
 from hfseg.viz.pictures import embed
@@ -25,6 +26,7 @@ MAX_PICTURES = 12
 PICTURE_BYTES = 3_500_000
 """What all sample pictures of a page may take together, so that the page stays under 5 MB."""
 CURVES = ("loss", "miou", "accuracy", "learning-rate")
+CONFUSIONS = ("most-confused", "confusion")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ def draw(run: RunFolder) -> dict[str, Figure]:
     if run.metrics is not None:
         matrix = np.asarray(run.metrics["confusion"], dtype=np.int64)
         figures["per-class"] = iou_bars(run.metrics["classes"])
-        figures["confusion"] = confusion_map(matrix, [row["name"] for row in run.metrics["classes"]])
+        names = [row["name"] for row in run.metrics["classes"]]
+        figures["confusion"] = confusion_map(matrix, names)
+        figures["most-confused"] = confusion_bars(matrix, names)
     return figures
 
 
@@ -98,7 +102,7 @@ def render(run: RunFolder, figures: Mapping[str, Figure]) -> str:
         environment=facts.environment(run),
         command=facts.repeat_command(run),
         curves=[_plot(name, figures[name]) for name in CURVES if name in figures],
-        confusion=_plot("confusion", figures["confusion"]) if "confusion" in figures else None,
+        confusions=[_plot(name, figures[name]) for name in CONFUSIONS if name in figures],
         classes=_class_rows(run.metrics) if run.metrics is not None else [],
         parameters=_parameter_rows(run),
         parameter_summary=tables.parameter_summary(run.parameters) if run.parameters else "",

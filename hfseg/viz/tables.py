@@ -2,41 +2,71 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from hfseg.viz.numbers import OK, count, freeze_state, parameter_totals, percent, score_word
+from hfseg.viz.numbers import (
+    OK,
+    count,
+    freeze_state,
+    interval_words,
+    level_words,
+    parameter_totals,
+    percent,
+    points,
+    protocol_words,
+    score_word,
+    span,
+)
 
-SCORE_COLUMNS = ("class", "pixels", "predicted", "IoU", "accuracy", "state")
+Columns = Mapping[str, Callable[[Mapping[str, Any]], Any]]
+"""The cell of each column, by its title, as a function of a row."""
+
 PARAMETER_COLUMNS = ("module", "parameters", "trainable", "state")
-LEFT = {"class", "module", "state"}
+LEFT = {"class", "module", "state", "corruption"}
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
-    """Say the main numbers of `metrics.json` in one sentence, with those of a constant predictor beside them."""
-    line = f"mIoU {percent(metrics['mean_iou'])}, mean accuracy {percent(metrics['mean_accuracy'])}, "
-    line += f"pixel accuracy {percent(metrics['overall_accuracy'])}"
+    """Say the main numbers of `metrics.json` and their protocol, other definitions of them, and a constant predictor's.
+
+    Each of the three has a line of its own.
+    """
+    interval = interval_words(metrics)
+    lines = [
+        f"mIoU {percent(metrics['mean_iou'])}{f' ({interval})' if interval else ''}, "
+        f"mean accuracy {percent(metrics['mean_accuracy'])}, "
+        f"pixel accuracy {percent(metrics['overall_accuracy'])}; {protocol_words(metrics)}"
+    ]
+    others = []
+    if "mean_iou_over_images" in metrics:
+        others.append(f"mIoU over images {percent(metrics['mean_iou_over_images'])}")
+    if "boundary_iou" in metrics:
+        others.append(f"boundary IoU {percent(metrics['boundary_iou'])} ({metrics['boundary_width']})")
+    lines += [", ".join(others)] if others else []
     baseline = metrics["baseline"]
     always = f"mIoU {percent(baseline['mean_iou'])}, pixel accuracy {percent(baseline['overall_accuracy'])}"
-    return f"{line} (always `{baseline['class']}`: {always})"
+    return "\n".join([*lines, f"always `{baseline['class']}`: {always}"])
+
+
+def against_text(metrics: Mapping[str, Any]) -> str:
+    """Say whether the model is better than the one it was compared with on the same images, and by how much."""
+    against = metrics["against"]
+    link = "from" if against["verdict"] == "not distinguishable" else "than"
+    low, high = (points(end) for end in against["interval"])
+    return (
+        f"{against['verdict']} {link} `{against['model']}`: mIoU {points(against['difference'])} "
+        f"({level_words(metrics)} {low} to {high}, the same images drawn for both); {protocol_words(metrics)}"
+    )
 
 
 def score_rows(metrics: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Write the cells of the per-class table, in the order of the classes."""
-    return [
-        (
-            row["name"],
-            count(row["label_pixels"]),
-            count(row["predicted_pixels"]),
-            score_word(row, "iou"),
-            score_word(row, "accuracy"),
-            row["state"],
-        )
-        for row in metrics["classes"]
-    ]
+    columns = _score_columns(metrics)
+    return [tuple(cell(row) for cell in columns.values()) for row in metrics["classes"]]
 
 
 def parameter_rows(parameters: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -47,8 +77,8 @@ def parameter_rows(parameters: Sequence[Mapping[str, Any]]) -> list[tuple[str, .
 
 
 def render_scores(metrics: Mapping[str, Any]) -> Table:
-    """Make the per-class table for a terminal; `summary` is the sentence above it."""
-    table = _table(SCORE_COLUMNS)
+    """Make the per-class table for a terminal; `summary` stands below it."""
+    table = rich_table(tuple(_score_columns(metrics)))
     for row, (name, *cells) in zip(metrics["classes"], score_rows(metrics), strict=True):
         red, green, blue = row["color"]
         swatch = Text.assemble(("■ ", f"rgb({red},{green},{blue})"), name)
@@ -58,7 +88,7 @@ def render_scores(metrics: Mapping[str, Any]) -> Table:
 
 def render_parameters(parameters: Sequence[Mapping[str, Any]]) -> Table:
     """Make the table of frozen and trainable parameters for a terminal; `parameter_summary` is its sentence."""
-    table = _table(PARAMETER_COLUMNS)
+    table = rich_table(PARAMETER_COLUMNS)
     *rows, last = parameter_rows(parameters)
     for cells in rows:
         table.add_row(*(Text(cell) for cell in cells), style="dim" if cells[-1] == "frozen" else "")
@@ -69,12 +99,12 @@ def render_parameters(parameters: Sequence[Mapping[str, Any]]) -> Table:
 
 def scores_text(metrics: Mapping[str, Any]) -> str:
     """Write the per-class table as plain text, for files and pipes."""
-    return _plain(SCORE_COLUMNS, score_rows(metrics))
+    return plain_table(tuple(_score_columns(metrics)), score_rows(metrics))
 
 
 def parameters_text(parameters: Sequence[Mapping[str, Any]]) -> str:
     """Write the table of frozen and trainable parameters as plain text, for files and pipes."""
-    return _plain(PARAMETER_COLUMNS, parameter_rows(parameters))
+    return plain_table(PARAMETER_COLUMNS, parameter_rows(parameters))
 
 
 def parameter_summary(parameters: Sequence[Mapping[str, Any]]) -> str:
@@ -85,21 +115,12 @@ def parameter_summary(parameters: Sequence[Mapping[str, Any]]) -> str:
 
 
 def scores_csv(metrics: Mapping[str, Any]) -> str:
-    """Write the per-class table as CSV, scores in %, empty where a class has none and `state` says why."""
-    rows = [
-        (
-            row["id"],
-            row["name"],
-            row["label_pixels"],
-            row["predicted_pixels"],
-            *("" if row[key] is None else f"{100 * row[key]:.4f}" for key in ("iou", "accuracy")),
-            row["state"],
-        )
-        for row in metrics["classes"]
-    ]
-    return csv_text(
-        ("id", "name", "label_pixels", "predicted_pixels", "iou_percent", "accuracy_percent", "state"), rows
-    )
+    """Write the per-class table as CSV, scores in %, empty where a class has none and `state` says why.
+
+    The protocol stands in every row, so that rows of several files can be put together.
+    """
+    columns = _csv_columns(metrics)
+    return csv_text(tuple(columns), [tuple(cell(row) for cell in columns.values()) for row in metrics["classes"]])
 
 
 def confusion_csv(metrics: Mapping[str, Any]) -> str:
@@ -118,14 +139,16 @@ def csv_text(header: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
-def _table(columns: Sequence[str]) -> Table:
+def rich_table(columns: Sequence[str]) -> Table:
+    """Make an empty table for a terminal: numbers to the right."""
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="left" if column in LEFT else "right", overflow="fold")
     return table
 
 
-def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table as lines of plain text: numbers to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(columns, *rows, strict=True)]
     lines = [columns, ["-" * width for width in widths], *rows]
     return "\n".join(
@@ -135,3 +158,45 @@ def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def _score_columns(metrics: Mapping[str, Any]) -> Columns:
+    """Choose the columns for which `metrics.json` has numbers."""
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "class": lambda row: str(row["name"]),
+        "pixels": lambda row: count(row["label_pixels"]),
+        "predicted": lambda row: count(row["predicted_pixels"]),
+        "IoU": lambda row: score_word(row, "iou"),
+    }
+    if "bootstrap" in metrics:
+        columns[level_words(metrics)] = lambda row: _bare(row["iou_interval"])
+    if "boundary_iou" in metrics:
+        columns["boundary"] = lambda row: score_word(row, "boundary_iou")
+    columns["accuracy"] = lambda row: score_word(row, "accuracy")
+    columns["state"] = lambda row: str(row["state"])
+    return columns
+
+
+def _csv_columns(metrics: Mapping[str, Any]) -> Columns:
+    columns: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        **{key: itemgetter(key) for key in ("id", "name", "label_pixels", "predicted_pixels")},
+        "iou_percent": lambda row: _csv_share(row["iou"]),
+    }
+    if "bootstrap" in metrics:
+        columns["iou_low_percent"] = lambda row: _csv_share((row["iou_interval"] or (None, None))[0])
+        columns["iou_high_percent"] = lambda row: _csv_share((row["iou_interval"] or (None, None))[1])
+    if "boundary_iou" in metrics:
+        columns["boundary_iou_percent"] = lambda row: _csv_share(row["boundary_iou"])
+    columns["accuracy_percent"] = lambda row: _csv_share(row["accuracy"])
+    columns["state"] = itemgetter("state")
+    columns["protocol"] = lambda row: protocol_words(metrics)
+    return columns
+
+
+def _csv_share(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.4f}"
+
+
+def _bare(interval: Sequence[float] | None) -> str:
+    """Write an interval without its unit, which its neighbour in the table has."""
+    return "" if interval is None else span(interval).removesuffix(" %")

@@ -1,0 +1,15 @@
+"""What can be said about every data set."""
+
+from hfseg.config import Config
+from hfseg.data.merging import Merge
+
+
+class DatasetSettings(Config):
+    """Settings that every data set has."""
+
+    merge: Merge | None = None
+    """New class -> the classes it stands for; `*` takes the rest, the new class `ignore` drops its members. Or the path
+    of a YAML file that holds this, or the name of a packaged one (`ade20k-4`)."""
+    rare_class_crop: bool = False
+    """Place training crops around pixels of rare classes: the rarer a class, the more often it is chosen among those
+    that an image holds."""

@@ -1,0 +1,90 @@
+"""What training is made of: data, model, and the task that the loop is given."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hfseg.data import Photometric, StreamDataset, train_loader
+from hfseg.engine.loop import Task
+from hfseg.engine.runtime import Runtime
+from hfseg.metrics import Scores
+from hfseg.models import Segmenter, freeze, parameter_table, save_model, unfreeze
+from hfseg.recipes.console import show_parameters, show_start
+from hfseg.recipes.run import FinetuneConfig
+from hfseg.recipes.scoring import AnyDataset, counting, shown_batches, verify_on_main
+from hfseg.recipes.subjects import ModelSubject
+from hfseg.values import Batch
+
+
+def open_data(config: FinetuneConfig, runtime: Runtime) -> tuple[AnyDataset, AnyDataset]:
+    """Open the training and validation parts, and look at every file of them where that was asked for."""
+    train, validation = config.data.open("train"), config.data.open("validation")
+    if config.verify_data:
+        for dataset in (train, validation):
+            verify_on_main(dataset, workers=config.loader.workers, runtime=runtime)
+    return train, validation
+
+
+def batches_per_epoch(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> int | None:
+    """Count the batches of each process in a pass over the data; None for a stream, whose length nobody knows."""
+    if isinstance(train, StreamDataset):
+        return None
+    loader = train_loader(train, config.augment, config.loader, seed=config.seed, world_size=runtime.world_size)
+    return loader.steps_per_epoch
+
+
+def build_model(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> Segmenter:
+    """Build the model for the data's classes, freeze what was asked for, and show what is trained."""
+    torch.manual_seed(config.seed)
+    segmenter = config.model.build(train.labels, crop=config.augment.crop)
+    if runtime.is_main:
+        show_start(segmenter)
+    if runtime.config.gradient_checkpointing:
+        segmenter.enable_gradient_checkpointing()
+    freeze(segmenter, config.freeze.modules)
+    segmenter.check_train_batch(config.loader.batch_size)
+    if runtime.is_main:
+        show_parameters(parameter_table(segmenter))
+    runtime.ready(segmenter)
+    return segmenter
+
+
+def make_task(
+    config: FinetuneConfig, segmenter: Segmenter, train: AnyDataset, validation: AnyDataset, runtime: Runtime
+) -> Task:
+    """Wire data, model, loss and scores into what the loop trains."""
+    space = train.labels
+    loss = config.loss.build(ignore_index=space.ignore_index)
+    subject = ModelSubject(segmenter, config.protocol, loss)
+
+    def loss_fn(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return loss(model(batch.pixel_values), batch.labels)
+
+    def validate() -> dict[str, Any]:
+        batches = shown_batches(validation, config.loader, runtime, short_side=subject.loader_short_side)
+        evaluation = subject.count(batches, counting(space), runtime)
+        scores = Scores.from_confusion(evaluation.totals["confusion"])
+        names = ("mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou")
+        return {"loss": evaluation.loss, **{name: getattr(scores, name) for name in names}}
+
+    return Task(
+        model=segmenter,
+        batches=lambda start: train_loader(
+            train,
+            config.augment,
+            config.loader,
+            seed=config.seed,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            start_step=start,
+            pin_memory=runtime.device.type == "cuda",
+        ),
+        augment=Photometric(config.augment),
+        loss_fn=loss_fn,
+        validate=validate,
+        export=lambda directory: save_model(segmenter, space, directory),
+        unfreeze=lambda: unfreeze(segmenter),
+        seed=config.seed,
+        unfreeze_step=config.freeze.until_step,
+    )
