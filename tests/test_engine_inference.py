@@ -13,12 +13,12 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from hfseg import logits as logits_module
 from hfseg.config import Config
-from hfseg.data.geometry import scaled_size
 from hfseg.engine.inference import ProtocolConfig, SlideConfig, SquashConfig, WholeConfig, resize_pixels
 from hfseg.engine.windows import window_starts
 from hfseg.errors import ConfigError
 from hfseg.models import Segmenter
 from hfseg.models.pixels import Pixels
+from hfseg.sizes import scaled_size
 from hfseg.values import SegOutput
 
 SIZE = (50, 61)
@@ -328,3 +328,12 @@ def test_a_protocol_is_read_by_its_kind():
     found = Holder.load(sets=["protocol.kind=slide", "protocol.crop_size=[360, 480]", "protocol.scales=[0.5,1]"])
     assert found.protocol == SlideConfig(crop_size=(360, 480), scales=(0.5, 1.0))
     assert Holder.model_validate(found.model_dump(mode="json")) == found
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("protocol", [WholeConfig(), SlideConfig(crop_size=24, scales=(0.5, 1.0), flip=True)])
+def test_a_gpu_predicts_what_the_cpu_does(images, protocol):
+    model = Strided()
+    expected = protocol.predict(model, images, SIZE)
+    assert torch.equal(protocol.predict(model.cuda(), images.cuda(), SIZE).cpu(), expected)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from hfseg.data.augment import AugmentConfig
 from hfseg.data.rare import draw_pixel
+from hfseg.sizes import scaled_size
 from hfseg.values import Sample
 
 Pixels = tuple[UInt8[np.ndarray, "h w 3"], Integer[np.ndarray, "h2 w2"]]
@@ -73,12 +74,6 @@ class Window:
             min(side, math.ceil(max(edges)) + 1) for side, edges in zip(self.full[::-1], (across, down), strict=True)
         )
         return Window(self.source, self.full, top, left, bottom - top, right - left)
-
-
-def scaled_size(size: tuple[int, int], *, short_side: int | None, scale: float = 1.0) -> tuple[int, int]:
-    """Give the height and width at which the shorter side is `short_side` times `scale`."""
-    factor = scale if short_side is None else scale * short_side / min(size)
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def draw_window(

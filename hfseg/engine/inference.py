@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from hfseg.config import Config
 from hfseg.engine.canvas import Canvas, Mirrored, Views, Whole
 from hfseg.engine.windows import slide
+from hfseg.sizes import scaled_size
 
 Size = PositiveInt | tuple[PositiveInt, PositiveInt]
 Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -90,8 +91,7 @@ class KeptRatio(InferenceProtocol):
         return self.short_side if self.scales == (1.0,) else None
 
     def _seen_size(self, given: tuple[int, int], scale: float) -> tuple[int, int]:
-        factor = scale if self.short_side is None else scale * self.short_side / min(given)
-        return max(1, round(given[0] * factor)), max(1, round(given[1] * factor))
+        return scaled_size(given, short_side=self.short_side, scale=scale)
 
     @property
     def _size_text(self) -> str:
