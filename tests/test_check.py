@@ -478,6 +478,7 @@ def test_the_samples_are_the_first_that_the_model_will_be_trained_on(checked, mo
     assert np.array_equal(np.stack([ids for _, ids in drawn]), torch.cat([batch.labels for batch in seen])[:3])
 
 
+@pytest.mark.slow
 def test_everything_that_is_wrong_is_told_and_the_rest_is_tried(tmp_path, monkeypatch):
     data_dir, here = folder_of(tmp_path / "data"), tmp_path / "here"
     break_value(data_dir)
@@ -503,6 +504,7 @@ def test_everything_that_is_wrong_is_told_and_the_rest_is_tried(tmp_path, monkey
     assert "3 problems, " in text
 
 
+@pytest.mark.slow
 def test_a_stream_is_tried_without_being_read_as_a_whole(tmp_path):
     for part, count in {"train": 6, "validation": 12}.items():
         made = painted([(scene(number), mask_of(number)) for number in range(count)], SPACE)

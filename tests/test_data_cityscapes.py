@@ -67,6 +67,7 @@ def test_the_random_split_of_cityscapes_divides_all_labelled_images_once(tmp_pat
         random_parts(root, split_sizes=(0.5, 0.5, 0))
 
 
+@pytest.mark.slow
 def test_the_random_split_of_the_whole_of_cityscapes_has_the_sizes_of_the_course(tmp_path, caplog):
     for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
         with zipfile.ZipFile(tmp_path / f"{kind}_trainvaltest.zip", "w") as archive:

@@ -61,6 +61,7 @@ def rare_per_batch(dataset, count):
     return np.mean([int((next(loader).labels == 2).sum()) for _ in range(count)])
 
 
+@pytest.mark.slow
 def test_rare_pixels_in_a_batch_rise_as_computed():
     count, dataset = 150, skewed(rare_class_crop=True)
     odds = odds_by_hand(dataset)

@@ -527,6 +527,7 @@ prepare(parts, Path(sys.argv[1]), source={}, layout=Layout(min_shards=4), progre
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [1, 30, 60])
 def test_a_writer_that_is_killed_leaves_nothing_that_opens(tmp_path, moment):
     output = tmp_path / "out"
@@ -559,6 +560,7 @@ except DataError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_cannot_hold_the_shards_is_told_and_nothing_is_left(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path / "out")], capture_output=True, text=True, env=os.environ, check=False

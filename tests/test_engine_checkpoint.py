@@ -119,6 +119,7 @@ except RunFailed as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["model", "optimizer"])
 def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before_whole(tmp_path, part):
     done = subprocess.run(

@@ -124,6 +124,7 @@ def test_every_way_equals_the_definition(shape: Shape):
                 assert float((found.double() - wanted).abs().max()) <= tolerance * scale, (way, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", PURE)
 @pytest.mark.parametrize("table", [True, False])
 def test_gradients_pass_the_numeric_check(way: str, table: bool):
@@ -205,6 +206,7 @@ def test_an_empty_batch_gives_an_empty_map(way: str):
     assert neighborhood_attention(empty, empty, empty, kernel_size=3, impl=way).shape == empty.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", [True, False])
 def test_the_lean_way_is_an_operator_by_the_rules(table: bool):
     _, views, rpb = inputs(Shape(1, 2, 9, 10, 4, 3, 2, table, False), torch.float32)
