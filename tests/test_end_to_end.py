@@ -201,3 +201,18 @@ def test_resuming_a_finished_run_changes_nothing(run):
     before = weights(run)
     hfseg("finetune", "--output", run, "--resume")
     assert_same_weights(weights(run), before)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_validated_in_windows_knows_no_loss(tmp_path):
+    windows = ["--set", "evaluation.kind=slide", "--set", "evaluation.crop_size=96"]
+    hfseg("finetune", *QUICK, "--steps", "2", *windows, "--output", tmp_path / "run")
+    (validation,) = records(tmp_path / "run", "validation")
+    assert validation["loss"] is None
+    assert validation["best_miou"]
+    assert not (tmp_path / "run" / "best-loss").exists()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["protocol"]["text"] == "slide 96 x 96, stride 64 x 64, native size"
+    assert metrics["mean_iou"] == validation["mean_iou"]
+    again = json.loads(hfseg("evaluate", tmp_path / "run", "--json").stdout)
+    assert again["confusion"] == metrics["confusion"]

@@ -102,7 +102,7 @@ class PredictionFolder:
             DataError: a mask is missing, of another size than the labels, or gives a labelled pixel no class.
         """
         preds = [self.read(name, labels.numpy()) for name, labels in zip(batch.ids, batch.labels.cpu(), strict=True)]
-        return torch.from_numpy(np.stack(preds)).long()
+        return torch.from_numpy(np.stack(preds)).long().to(batch.labels.device)
 
     def read(self, name: str, labels: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "h w"]:
         """Read one mask; what the labels ignore is not looked at.
