@@ -6,6 +6,7 @@ import logging
 import numpy as np
 import pytest
 from layouts import stems, write_pairs
+from PIL import Image
 
 from hfseg.data import FolderConfig
 from hfseg.errors import DataError
@@ -98,3 +99,18 @@ def test_two_colours_without_black_may_be_either_class(tmp_path, classes, named)
     with pytest.raises(DataError, match=rf"\[0, 9, 0\] and \[9, 0, 0\]: which of them is `{named}`") as caught:
         FolderConfig(data_dir=tmp_path, classes=classes).labels()
     assert f"{named}: [9, 0, 0]}}'" in caught.value.hint
+
+
+def test_a_mask_that_cannot_be_read_is_left_to_those_who_check_all_files(tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    for number in range(3):
+        Image.fromarray(np.full((4, 6, 3), 50 * number, dtype=np.uint8)).save(tmp_path / "images" / f"{number}.png")
+        Image.fromarray(np.tile([0, 255], (4, 3)).astype(np.uint8)).save(tmp_path / "masks" / f"{number}.png")
+    config = FolderConfig(data_dir=tmp_path)
+    (tmp_path / "masks" / "0.png").write_bytes(b"broken")
+    assert config.labels().names == ("background", "object")
+    for number in (1, 2):
+        (tmp_path / "masks" / f"{number}.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"0.png` is not an image"):
+        config.labels()

@@ -1,6 +1,6 @@
 """What values or colours a set of masks holds: how classes are found where nobody has named them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,11 +38,11 @@ def found_values(records: Iterable[Record]) -> frozenset[int]:
     """Collect the raw values of all masks.
 
     Raises:
-        DataError: a mask is broken, holds colours, or there are too many values for classes; names the file.
+        DataError: a mask holds colours, there are too many values for classes, or no mask can be read; names the file.
     """
     values: set[int] = set()
-    for record in records:
-        values |= mask_values(record)
+    for record, found in readable(records):
+        values |= _indices(record, found)
         if len(values) > MOST_CLASSES:
             raise DataError(
                 f"the masks up to `{record.label_name}` hold {len(values)} different values: expected one a class",
@@ -58,11 +58,12 @@ def binary_values(records: Iterable[Record]) -> tuple[int, int] | None:
     first mask that is not binary.
 
     Raises:
-        DataError: some masks hold 1 and others 255, so that 255 may be either; or a mask is broken or holds colours.
+        DataError: some masks hold 1 and others 255, so that 255 may be either; or a mask holds colours, or none can be
+            read.
     """
     holders: dict[int, str] = {}
-    for record in records:
-        values = mask_values(record)
+    for record, found in readable(records):
+        values = _indices(record, found)
         if values - {0, 1, 255}:
             return None
         if values >= {1, 255}:
@@ -80,11 +81,10 @@ def binary_colors(records: Iterable[Record]) -> tuple[Color, Color] | None:
     """Give the two colours of painted masks, black first; None where there are more or fewer, or masks hold indices.
 
     Raises:
-        DataError: a mask that was looked at is broken; names the file.
+        DataError: no mask can be read; names the first.
     """
     colors: set[Color] = set()
-    for record in records:
-        found = look(record)
+    for _, found in readable(records):
         if found.colors is None:
             return None
         colors |= found.colors
@@ -95,13 +95,32 @@ def binary_colors(records: Iterable[Record]) -> tuple[Color, Color] | None:
     return None if first is None or second is None else (first, second)
 
 
-def mask_values(record: Record) -> frozenset[int]:
-    """Collect the raw values of one mask.
+def readable(records: Iterable[Record]) -> Iterator[tuple[Record, Found]]:
+    """Look at every mask that can be read; the others are told by whoever reads all files to check them.
 
     Raises:
-        DataError: it is broken or holds colours; names the file, and the colours.
+        DataError: there are masks and none can be read; names the first.
     """
-    found = look(record)
+    first: DataError | None = None
+    some = False
+    for record in records:
+        try:
+            found = look(record)
+        except DataError as error:
+            first = first or error
+            continue
+        some = True
+        yield record, found
+    if first is not None and not some:
+        raise first
+
+
+def _indices(record: Record, found: Found) -> frozenset[int]:
+    """Give the raw values of a mask.
+
+    Raises:
+        DataError: it holds colours; names the file and the colours.
+    """
     if found.colors is not None and found.is_painted:
         shown = ", ".join(str([*color]) for color in sorted(found.colors)[:6])
         count = len(found.colors)

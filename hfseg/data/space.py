@@ -11,7 +11,7 @@ from pydantic import NonNegativeInt, model_validator
 from hfseg.data.classes import IGNORE_NAMES, Classes, find_classes, from_colors, read_classes
 from hfseg.data.merging import merged
 from hfseg.data.record import Record
-from hfseg.data.scan import BLACK, binary_colors, binary_values, found_values, look
+from hfseg.data.scan import BLACK, binary_colors, binary_values, found_values, readable
 from hfseg.data.settings import DatasetSettings
 from hfseg.errors import DataError
 from hfseg.labels import IGNORE_INDEX, Color, LabelSpace, default_palette
@@ -196,7 +196,7 @@ def _painted_classes(classes: Classes | None, records: Callable[[], Iterable[Rec
         return None
     if classes is None or classes.palette is None or len(classes.names) == 1:
         return _two_colors(_BINARY_NAMES if classes is None else classes.names, binary_colors(records()))
-    if not any(look(record).is_painted for record in islice(records(), _LOOKED_AT)):
+    if not any(found.is_painted for _, found in readable(islice(records(), _LOOKED_AT))):
         return None
     log.info("the masks are RGB images: read by the palette of %s", classes.origin)
     return from_colors(dict(zip(classes.names, classes.palette, strict=True)), origin=f"`{classes.origin}`")
