@@ -33,7 +33,7 @@ def launch(*command: str, code: int = 0, **environment: str) -> subprocess.Compl
 
 
 def torchrun(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return launch("torchrun", "--nproc_per_node", str(count), "--master_port", "29653", *arguments)
+    return launch("torchrun", "--standalone", "--nproc_per_node", str(count), *arguments)
 
 
 @pytest.mark.slow
