@@ -61,9 +61,9 @@ def main() -> None:
         return peak_mb() - before
 
     before = peak_mb()
-    score(segmenter, images(20, 64, 96), WholeConfig())
+    score(segmenter, images(40, 96, 128), WholeConfig())
     before, peaks = peak_mb(), {}
-    peaks["500 images"] = score(segmenter, images(500, 64, 96), WholeConfig())
+    peaks["500 images"] = score(segmenter, images(500, 96, 128), WholeConfig())
     peaks["after the model"] = score(ready, images(1, *LARGE), WholeConfig())
     with torch.inference_mode():
         segmenter(next(images(1, *LARGE)).pixel_values)

@@ -133,7 +133,7 @@ def test_evaluating_150_classes_takes_little_more_memory_than_the_model():
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     peaks = json.loads(done.stdout)
-    assert peaks["500 images"] < 30
+    assert peaks["500 images"] < 60, "predictions and labels of 500 images take 98 MB"
     assert peaks["after the model"] < 200, "logits at the size of the image take 1,200 MB"
     assert peaks["model"] > 2 * peaks["after the model"], (
         "the model's own part must be seen for the rest to say anything"
