@@ -85,7 +85,8 @@ def train(folder: Path, *, steps: int = 8, resume: bool = False, **changes) -> n
     )
     plan = TrainConfig(steps=steps, eval_every=4, checkpoint_every=3, log_every=1, **changes.pop("train", {})).plan(10)
     state = load_newest(folder / "checkpoints", warn=print) if resume else None
-    fit(Task(**(options | changes)), plan, OptimConfig(lr=0.01), runtime, folder, state=state)
+    optim = changes.pop("optim", OptimConfig(lr=0.01))
+    fit(Task(**(options | changes)), plan, optim, runtime, folder, state=state)
     return model
 
 
@@ -241,3 +242,46 @@ def fresh_accelerator():
 def test_half_precision_floats_need_a_gpu():
     with pytest.raises(LaunchError, match="`fp16` needs a GPU"):
         RuntimeConfig(cpu=True, precision="fp16").start()
+
+
+def test_averaged_weights_are_those_of_a_plain_loop_and_survive_a_resume(tmp_path):
+    def run(folder, **changes):
+        seen = []
+
+        def watching(wrapped, given):
+            seen.append({k: v.clone() for k, v in wrapped.state_dict().items()})
+            return loss_fn(wrapped, given)
+
+        try:
+            model = train(folder, optim=OptimConfig(lr=0.01, ema_decay=0.6), loss_fn=watching, **changes)
+        except Stopped:
+            return None, seen
+        return model, seen
+
+    model, seen = run(tmp_path / "whole")
+    average = {name: value.clone().double() for name, value in seen[0].items()}
+    for step, weights in enumerate([*seen[1:], model.state_dict()], start=1):
+        decay = min(0.6, (1 + step) / (10 + step))
+        average = {name: decay * average[name] + (1 - decay) * weights[name].double() for name in average}
+    saved = torch.load(tmp_path / "whole" / "last" / "weights.pt")
+    for name, value in saved.items():
+        wanted = model.state_dict()[name].double() if "num_batches" in name else average[name]
+        torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=1e-6)
+    run(tmp_path / "cut", batches=stopping_at(5))
+    run(tmp_path / "cut", resume=True)
+    resumed = torch.load(tmp_path / "cut" / "last" / "weights.pt")
+    assert all(torch.equal(saved[name], resumed[name]) for name in saved)
+
+
+def test_a_run_that_gets_no_better_stops_early_and_stays_stopped(tmp_path):
+    scores = iter([0.5, 0.7, 0.6, 0.7, 0.9])
+
+    def validate():
+        return {"loss": 1.0, "mean_iou": next(scores), "overall_accuracy": 0.5}
+
+    train(tmp_path, steps=40, validate=validate, train={"patience": 2})
+    found = records(tmp_path)
+    assert [line["mean_iou"] for line in found if line["event"] == "validation"] == [0.5, 0.7, 0.6, 0.7]
+    assert found[-1] == {"event": "early stop", "step": 16, "validations": 2}
+    train(tmp_path, steps=40, validate=validate, train={"patience": 2}, resume=True)
+    assert records(tmp_path)[-1]["step"] == 16

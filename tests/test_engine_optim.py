@@ -1,13 +1,14 @@
 """Learning rates and weight decay groups, against their definitions."""
 
 import math
+import warnings
 
 import pytest
 import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel
 
-from hfseg.engine.optim import OptimConfig, carry_over, split_by_decay
+from hfseg.engine.optim import OptimConfig, carry_over, decays
 from hfseg.engine.plan import TrainConfig
 from hfseg.errors import ConfigError
 
@@ -26,10 +27,11 @@ class Net(nn.Module):
 
 def test_norms_biases_and_position_tables_do_not_decay():
     net = Net()
-    decayed, undecayed = split_by_decay(net.named_parameters())
-    assert decayed == [net.conv.weight]
-    assert len(undecayed) == 8
-    assert not any(parameter is net.frozen for parameter in undecayed)
+    decayed, undecayed = OptimConfig().groups(net)
+    assert (decayed["weight_decay"], undecayed["weight_decay"]) == (0.01, 0.0)
+    assert [id(parameter) for parameter in decayed["params"]] == [id(net.conv.weight)]
+    assert len(undecayed["params"]) == 8
+    assert not any(parameter is net.frozen for parameter in undecayed["params"])
 
 
 @pytest.mark.parametrize(
@@ -47,9 +49,7 @@ def test_of_real_encoders_only_weights_of_convolutions_and_linear_layers_decay(f
         model = AutoModel.from_config(CONFIG_MAPPING[family](**settings))
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     expected = {f"{name}.weight" for name, _ in layers if "position_bias" not in name}
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = {names[id(parameter)] for parameter in split_by_decay(model.named_parameters())[0]}
-    assert found == expected
+    assert {name for name, parameter in model.named_parameters() if decays(name, parameter)} == expected
 
 
 def test_every_trainable_parameter_is_in_one_group():
@@ -171,3 +171,29 @@ def test_a_stream_needs_steps():
 def test_epochs_and_steps_exclude_each_other():
     with pytest.raises(ValueError, match="not both: got 1 epochs and 2 steps"):
         TrainConfig(epochs=1, steps=2)
+
+
+def test_one_cycle_is_torchs():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=50, cycle_momentum=False)
+        optim = OptimConfig(lr=0.1, schedule="one-cycle")
+        for step in range(50):
+            assert optim.lr_at(step, 50) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6), step
+            theirs.step() if step < 49 else None
+
+
+def test_rates_shrink_with_depth_and_heads_have_their_own():
+    net = Net()
+    depths = {name: 3 for name, _ in net.named_parameters()} | {"conv.weight": 0, "conv.bias": 0, "norm.weight": 1}
+    optim = OptimConfig(lr=1.0, layer_decay=0.5, head_lr=10, schedule="constant", warmup_steps=0)
+    optimizer = optim.build(net, depths=depths)
+    assert optim.set_lr(optimizer, 0, 10) == 1.0
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(net.conv.weight)] == rates[id(net.conv.bias)] == 0.125
+    assert rates[id(net.norm.weight)] == 0.25
+    assert rates[id(net.rpb)] == 10
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert (decay[id(net.conv.weight)], decay[id(net.conv.bias)]) == (0.01, 0.0)
+    assert len(rates) == len([p for p in net.parameters() if p.requires_grad])

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hfseg.errors import ConfigError
 from hfseg.logits import resize_logits
 from hfseg.losses import TERMS, LossConfig, parse_terms
+from hfseg.losses.class_weights import balanced_weights, read_weights
 from hfseg.losses.cross_entropy import cross_entropy
 from hfseg.values import SegOutput
 
@@ -44,7 +46,57 @@ def plain_dice(logits, labels):
     return sum(losses) / len(losses)
 
 
-ORACLES = {"ce": plain_ce, "dice": plain_dice}
+def plain_focal(logits, labels):
+    values = [-((1 - p[y]) ** 2) * math.log(p[y]) for p, y in pixels(logits, labels)]
+    return sum(values) / len(values)
+
+
+def plain_ohem(logits, labels):
+    own = sorted(p[y] for p, y in pixels(logits, labels))
+    least = math.ceil(len(own) / 16)
+    kept = [p for place, p in enumerate(own) if p < 0.7 or place < least]
+    return -sum(math.log(p) for p in kept) / len(kept)
+
+
+def plain_tversky(logits, labels):
+    found = list(pixels(logits, labels))
+    losses = []
+    for c in sorted({y for _, y in found}):
+        hit = sum(p[c] for p, y in found if y == c)
+        wrong = sum(p[c] for p, y in found if y != c)
+        missed = sum(1 - p[c] for p, y in found if y == c)
+        losses.append(1 - (hit + 1) / (hit + 0.3 * wrong + 0.7 * missed + 1))
+    return sum(losses) / len(losses)
+
+
+def plain_lovasz(logits, labels):
+    """Sum over the sorted errors of what each adds to the Jaccard loss of the set of errors so far."""
+    found = list(pixels(logits, labels))
+    losses = []
+    for c in sorted({y for _, y in found}):
+        errors = sorted(((1 - p[c] if y == c else p[c]), y == c) for p, y in found)[::-1]
+        size = sum(y == c for _, y in found)
+        value, before, wrong, missed = 0.0, 0.0, 0, 0
+        for error, is_class in errors:
+            missed, wrong = missed + is_class, wrong + (not is_class)
+            jaccard = 1 - (size - missed) / (size + wrong)
+            value, before = value + error * (jaccard - before), jaccard
+        losses.append(value)
+    return sum(losses) / len(losses)
+
+
+ORACLES = {
+    "ce": plain_ce,
+    "dice": plain_dice,
+    "focal": plain_focal,
+    "lovasz": plain_lovasz,
+    "ohem": plain_ohem,
+    "tversky": plain_tversky,
+}
+
+
+def term(name):
+    return TERMS[name].function
 
 
 def test_every_loss_has_an_oracle():
@@ -55,21 +107,21 @@ def test_every_loss_has_an_oracle():
 @pytest.mark.parametrize("seed", range(3))
 def test_a_loss_equals_its_definition(name, seed):
     logits, labels = case(seed=seed)
-    found = TERMS[name](logits, labels, ignore_index=255).detach()
+    found = term(name)(logits, labels, ignore_index=255).detach()
     assert float(found) == pytest.approx(ORACLES[name](logits, labels), rel=1e-10)
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_gradients_are_those_of_the_definition(name):
     logits, labels = case()
-    assert torch.autograd.gradcheck(lambda x: TERMS[name](x, labels, ignore_index=255), logits)
+    assert torch.autograd.gradcheck(lambda x: term(name)(x, labels, ignore_index=255), logits)
 
 
 @pytest.mark.parametrize("name", TERMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_batch_that_is_all_ignored_gives_zero_and_no_gradient(name, dtype):
     logits, labels = case(dtype=dtype, ignored=1.1)
-    loss = TERMS[name](logits, labels, ignore_index=255)
+    loss = term(name)(logits, labels, ignore_index=255)
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
@@ -104,7 +156,7 @@ def test_a_loss_scale_beyond_half_precision_reaches_the_gradient():
 def test_labels_may_be_bytes_or_integers(name):
     logits, labels = case()
     wide = torch.where(labels == 255, -100, labels.long())
-    assert torch.equal(TERMS[name](logits, labels, ignore_index=255), TERMS[name](logits, wide, ignore_index=-100))
+    assert torch.equal(term(name)(logits, labels, ignore_index=255), term(name)(logits, wide, ignore_index=-100))
 
 
 def test_terms_are_weighted_summed_and_named_for_both_heads():
@@ -129,6 +181,113 @@ def test_terms_are_weighted_summed_and_named_for_both_heads():
 def test_wrong_sums_are_explained(text, message):
     with pytest.raises(ValueError, match=message):
         parse_terms(text)
+
+
+WEIGHTS = torch.tensor([0.5, 3.0, 1.5])
+
+
+@pytest.mark.parametrize("name", ["ce", "focal", "ohem"])
+def test_class_weights_make_a_weighted_average(name):
+    logits, labels = case()
+    found = list(pixels(logits, labels))
+    if name == "ohem":
+        own = sorted(p[y] for p, y in found)
+        limit = max(0.7, own[math.ceil(len(own) / 16) - 1])
+        found = [(p, y) for p, y in found if p[y] < limit]
+    gamma = 2 if name == "focal" else 0
+    total = sum(-WEIGHTS[y].item() * (1 - p[y]) ** gamma * math.log(p[y]) for p, y in found)
+    wanted = total / sum(WEIGHTS[y].item() for _, y in found)
+    assert term(name)(logits, labels, ignore_index=255, class_weights=WEIGHTS).item() == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ce", "focal", "ohem"])
+def test_a_batch_of_classes_without_weight_is_finite(name):
+    logits, labels = case()
+    loss = term(name)(logits, torch.zeros_like(labels), ignore_index=255, class_weights=torch.tensor([0.0, 1.0, 1.0]))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_label_smoothing_and_weights_are_those_of_torch(smoothing):
+    logits, labels = case()
+    found = cross_entropy(
+        logits, labels, ignore_index=255, class_weights=WEIGHTS, label_smoothing=smoothing, max_elements=200
+    )
+    large = resize_logits(logits, tuple(labels.shape[1:]))
+    wanted = F.cross_entropy(large, labels.long(), WEIGHTS.double(), ignore_index=255, label_smoothing=smoothing)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-10)
+
+
+def test_focal_without_focus_is_cross_entropy_and_tversky_of_halves_is_dice_of_half_the_smoothing():
+    logits, labels = case(target=(90, 140))
+    plain = cross_entropy(logits, labels, ignore_index=255).item()
+    assert term("focal")(logits, labels, ignore_index=255, gamma=0.0).item() == pytest.approx(plain, rel=1e-10)
+    tversky = term("tversky")(logits, labels, ignore_index=255, false_positive=0.5, false_negative=0.5).item()
+    assert tversky == pytest.approx(term("dice")(logits, labels, ignore_index=255).item(), abs=1e-3)
+
+
+def test_hard_pixels_alone_are_counted_and_never_fewer_than_asked_for():
+    logits = torch.tensor([[[[4.0, 0.0], [1.0, -1.0]]], [[[0.0, 0.0], [0.0, 0.0]]]]).movedim(0, 1)
+    labels = torch.zeros(1, 2, 2, dtype=torch.uint8)
+    entropy = F.cross_entropy(logits, labels.long(), reduction="none").flatten().sort(descending=True).values
+    ohem = term("ohem")
+    assert ohem(logits, labels, ignore_index=255, threshold=0.6).item() == pytest.approx(entropy[:2].mean().item())
+    assert ohem(logits, labels, ignore_index=255, threshold=0.01, min_kept=0.75).item() == pytest.approx(
+        entropy[:3].mean().item()
+    )
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_strips_of_any_height_give_the_same_loss_and_gradient(name, monkeypatch):
+    logits, labels = case(source=(6, 5), target=(24, 14))
+    term(name)(logits, labels, ignore_index=255).backward()
+    whole, logits.grad = logits.grad, None
+    monkeypatch.setattr("hfseg.logits.CACHED_ELEMENTS", 300)
+    term(name)(logits, labels, ignore_index=255).backward()
+    torch.testing.assert_close(logits.grad, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_weights_balance_classes_as_enet_does():
+    weights = balanced_weights([900, 90, 10])
+    wanted = [1 / math.log(1.02 + share) for share in (0.9, 0.09, 0.01)]
+    assert weights.tolist() == pytest.approx([value / (sum(wanted) / 3) for value in wanted], rel=1e-6)
+    assert torch.isfinite(balanced_weights([5, 0])).all()
+
+
+def test_weights_are_read_from_a_file_by_name_or_in_order(tmp_path):
+    (tmp_path / "named.yaml").write_text("{b: 2, a: 1.5}")
+    (tmp_path / "listed.yaml").write_text("[1.5, 2]")
+    for name in ("named", "listed"):
+        assert read_weights(tmp_path / f"{name}.yaml", ("a", "b")).tolist() == [1.5, 2.0]
+    for text, message in (
+        ("{a: 1}", "do not fit the 2 classes: got `a`"),
+        ("[1, -2]", "`b` has the weight -2"),
+        ("[1]", "got 1 values"),
+    ):
+        (tmp_path / "wrong.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            read_weights(tmp_path / "wrong.yaml", ("a", "b"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_weights(tmp_path / "none.yaml", ("a", "b"))
+
+
+def test_settings_reach_their_term_and_no_other():
+    logits, labels = case(dtype=torch.float32)
+    config = LossConfig(terms="focal+ce", focal_gamma=0.5, label_smoothing=0.2, class_weights="auto")
+    found = config.build(class_pixels=(70, 20, 10))(SegOutput(logits), labels)
+    weights = balanced_weights((70, 20, 10))
+    assert torch.equal(
+        found["focal"], term("focal")(logits, labels, ignore_index=255, gamma=0.5, class_weights=weights)
+    )
+    assert torch.equal(
+        found["ce"], cross_entropy(logits, labels, ignore_index=255, class_weights=weights, label_smoothing=0.2)
+    )
+    with pytest.raises(ValueError, match="`focal_gamma` has no effect on `ce`: got 3.0"):
+        LossConfig(focal_gamma=3)
+    with pytest.raises(ConfigError, match="pixels of the classes are not known"):
+        config.build()
 
 
 def test_sums_are_read():

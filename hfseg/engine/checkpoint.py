@@ -18,6 +18,7 @@ from torch import Tensor
 from hfseg.errors import CheckpointError, RunFailed
 
 _MANIFEST = "manifest.json"
+_AVERAGE = "average.safetensors"
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -39,6 +40,10 @@ class TrainingState:
     """Best validation scores so far, by name."""
     log_bytes: int
     """Length of `log.jsonl` when the state was taken."""
+    average: dict[str, Tensor] | None = None
+    """The moving average of the weights, where the run keeps one."""
+    stale: int = 0
+    """Validations since the last one that was the best by mIoU."""
 
 
 def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
@@ -52,10 +57,13 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
     def write(directory: Path) -> None:
         save_file({name: value.contiguous() for name, value in state.model.items()}, directory / "model.safetensors")
         save_file(_flat(state.optimizer["state"]), directory / "optimizer.safetensors")
+        if state.average is not None:
+            save_file({name: value.contiguous() for name, value in state.average.items()}, directory / _AVERAGE)
         facts = {
             "step": state.step,
             "best": state.best,
             "log_bytes": state.log_bytes,
+            "stale": state.stale,
             "param_groups": state.optimizer["param_groups"],
             "scaler": state.scaler,
         }
@@ -154,6 +162,7 @@ def _load(directory: Path) -> TrainingState:
         facts = json.loads((directory / "state.json").read_text())
         model = load_file(directory / "model.safetensors")
         moments = load_file(directory / "optimizer.safetensors")
+        average = load_file(directory / _AVERAGE) if _AVERAGE in sums else None
     except (OSError, ValueError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint `{directory}` is damaged: {_reason(error)}") from None
     return TrainingState(
@@ -163,6 +172,8 @@ def _load(directory: Path) -> TrainingState:
         scaler=facts["scaler"],
         best=facts["best"],
         log_bytes=facts["log_bytes"],
+        average=average,
+        stale=facts["stale"],
     )
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hfseg.engine.checkpoint import TrainingState, newest_first, replace_folder, save_checkpoint
+from hfseg.engine.ema import WeightAverage
 from hfseg.engine.evaluation import prefetch
 from hfseg.engine.meter import Meter
 from hfseg.engine.optim import OptimConfig, carry_over
@@ -48,6 +49,8 @@ class Task:
     """Set frozen weights free."""
     seed: int
     """What dropout and the like are drawn from, together with step and rank."""
+    depths: Mapping[str, int] | None = None
+    """How deep each parameter lies, for learning rates that differ by depth."""
     unfreeze_step: int | None = None
     """The step before which frozen weights are set free; never where it is not given."""
 
@@ -87,6 +90,11 @@ class _Loop:
     step: int = 0
     """Optimizer steps that are done."""
     best: dict[str, float] = field(default_factory=dict)
+    stale: int = 0
+    """Validations since the last one that was the best by mIoU."""
+    average: WeightAverage | None = None
+    lr: float = 0.0
+    """Learning rate of the last step, where the scale is 1."""
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.runtime)
@@ -94,7 +102,7 @@ class _Loop:
     def run(self, state: TrainingState | None, wish: StopWish) -> dict[str, float]:
         plan = self.plan
         if state is not None:
-            self.step, self.best = state.step, dict(state.best)
+            self.step, self.best, self.stale = state.step, dict(state.best), state.stale
         if self._thaws_before(self.step):
             self.task.unfreeze()
         if state is not None:
@@ -107,7 +115,7 @@ class _Loop:
         batches = prefetch(
             self.meter.timed(self.task.batches(self.step * plan.config.accumulation)), self.runtime.device
         )
-        while self.step < plan.num_steps:
+        while self.step < plan.num_steps and not self._is_stale():
             if self.step == self.task.unfreeze_step and self.step > 0:
                 self._thaw()
             self._step(batches)
@@ -119,18 +127,25 @@ class _Loop:
                 self._save()
             self.progress.advance(self.step)
             self._listen(wish)
-        self._export("last")
+        if self._is_stale() and not plan.saves(self.step):
+            self._save()
+        with self._averaged():
+            self._export("last")
         return self.best
 
     def _wrap(self) -> None:
         """Hand model and optimizer to Accelerate."""
         model, runtime = self.task.model, self.runtime
-        self.optimizer = self.optim.build(model.to(runtime.device))
+        self.optimizer = self.optim.build(model.to(runtime.device), depths=self.task.depths)
         wrapped, self.prepared = runtime.accelerator.prepare(model, self.optimizer)
         self.wrapped = runtime.compiled(wrapped)
+        if self.average is None and self.optim.ema_decay is not None:
+            self.average = WeightAverage(model, self.optim.ema_decay)
 
     def _restore(self, state: TrainingState) -> None:
         self.optimizer.load_state_dict(state.optimizer)
+        if self.average is not None and state.average is not None:
+            self.average.average = {name: value.to(self.runtime.device) for name, value in state.average.items()}
         if state.scaler is not None and self.runtime.accelerator.scaler is not None:
             self.runtime.accelerator.scaler.load_state_dict(state.scaler)
 
@@ -150,9 +165,7 @@ class _Loop:
 
     def _step(self, batches: Iterator[Batch]) -> None:
         accelerator, count = self.runtime.accelerator, self.plan.config.accumulation
-        lr = self.optim.lr_at(self.step, self.plan.num_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.lr = self.optim.set_lr(self.optimizer, self.step, self.plan.num_steps)
         torch.manual_seed(
             int(np.random.SeedSequence((self.task.seed, self.step, self.runtime.rank)).generate_state(1)[0])
         )
@@ -169,20 +182,28 @@ class _Loop:
             self.meter.norms.append(norm)
         self.prepared.step()
         self.prepared.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.task.model, self.step)
 
     def _flush(self) -> None:
         """Log the means since the last time, and stop on a loss that is not finite."""
         newest = next(newest_first(self.output / "checkpoints"), None)
         good = f"the last good checkpoint is `{newest}`" if newest else "there is no checkpoint yet"
-        lr = self.optimizer.param_groups[0]["lr"]
         means = self.meter.fetch(last_good=good)
-        record = self.log.write("train", self.step, epoch=self.plan.epoch(self.step), lr=lr, **means)
+        record = self.log.write("train", self.step, epoch=self.plan.epoch(self.step), lr=self.lr, **means)
         if self.step % self.plan.config.log_every == 0 or self.step == self.plan.num_steps:
             self.progress.train(record)
 
     def _validate(self) -> None:
         began = time.perf_counter()
-        self.runtime.share_buffers(self.task.model)
+        with self._averaged():
+            self.runtime.share_buffers(self.task.model)
+            self._score()
+        self.meter.pause(began)
+
+    def _score(self) -> None:
+        """Score the weights that are in the model, log that, and export them where they are the best."""
+        began = time.perf_counter()
         scores = dict(self.task.validate())
         flags = {flag: self._is_best(score, better, scores[score]) for flag, (score, better) in BEST.items()}
         record = self.log.write(
@@ -194,9 +215,20 @@ class _Loop:
             **flags,
         )
         self.progress.validation(record)
+        self.stale = 0 if flags["best_miou"] else self.stale + 1
         for flag in (flag for flag in BEST if flags[flag]):
             self._export(flag.replace("_", "-"))
-        self.meter.pause(began)
+        if self._is_stale():
+            self.log.write("early stop", self.step, validations=self.stale)
+            self.progress.say(f"step {self.step}: stopped, {self.stale} validations without a better mIoU")
+
+    def _is_stale(self) -> bool:
+        """Whether the run has gone on for long enough without getting better."""
+        return self.plan.config.patience is not None and self.stale >= self.plan.config.patience
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Put the averaged weights into the model for a while, where the run keeps them."""
+        return nullcontext() if self.average is None else self.average.applied(self.task.model)
 
     def _is_best(self, score: str, better: Callable[[float, float], float], value: float | None) -> bool:
         """Note a score and tell whether no earlier one was as good; one that is not known never is."""
@@ -231,6 +263,8 @@ class _Loop:
                 scaler=None if scaler is None else scaler.state_dict(),
                 best=self.best,
                 log_bytes=self.log.sync(),
+                average=None if self.average is None else self.average.average,
+                stale=self.stale,
             )
             save_checkpoint(self.output / "checkpoints", state, keep=self.plan.config.keep_checkpoints)
 
@@ -254,7 +288,8 @@ class _Loop:
             self._flush()
         if not self.plan.saves(self.step):
             self._save()
-        self._export("last")
+        with self._averaged():
+            self._export("last")
         name = wish.caught.name if wish.caught else "a signal in another process"
         raise RunInterrupted(
             f"stopped by {name} after step {self.step} of {self.plan.num_steps}; the state is saved",

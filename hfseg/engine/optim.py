@@ -1,7 +1,7 @@
 """Optimizers with the usual exceptions from weight decay, and learning rates as pure functions of the step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -35,10 +35,19 @@ class OptimConfig(Config):
     """Momentum of `sgd`."""
     clip_norm: PositiveFloat | None = None
     """Scale gradients down to this global norm; not at all where it is not given."""
-    schedule: Literal["poly", "cosine", "multi-step", "constant"] = "poly"
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate from one depth of the encoder to the one before it: 0.9 as ConvNeXt, 0.8 as EoMT."""
+    layer_decay_by: Literal["stage", "block"] = "stage"
+    """What a step of depth is: one of the encoder's stages, or one of its blocks."""
+    head_lr: PositiveFloat = 1.0
+    """Factor of the learning rate of everything that is not the encoder: 10 in SegFormer's paper."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Average the weights over the steps with this decay, for instance 0.999, and validate and save the average."""
+    schedule: Literal["poly", "cosine", "one-cycle", "multi-step", "constant"] = "poly"
     """Shape of the learning rate after the warm-up."""
     warmup_steps: NonNegativeInt | None = None
-    """Optimizer steps of linear warm-up; where it is not given, a tenth of the run but not more than 1500."""
+    """Optimizer steps of linear warm-up; where it is not given, a tenth of the run but not more than 1500. The
+    `one-cycle` schedule rises along a cosine instead, for 0.3 of the run."""
     power: PositiveFloat = 1.0
     """Exponent of the `poly` schedule."""
     milestones: tuple[PositiveFloat, ...] = ()
@@ -66,15 +75,13 @@ class OptimConfig(Config):
             raise ValueError(f"`milestones` are parts of the run, below 1: got {self.milestones}")
         return self
 
-    def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Make the optimizer of every parameter that asks for a gradient, fused where it lives on a GPU."""
-        decayed, undecayed = split_by_decay(model.named_parameters())
-        both: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": self.weight_decay},
-            {"params": undecayed, "weight_decay": 0.0},
-        ]
-        groups = [group for group in both if group["params"]]
-        fused = all(parameter.is_cuda for parameter in (*decayed, *undecayed)) or None
+    def build(self, model: nn.Module, *, depths: Mapping[str, int] | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer of every parameter that asks for a gradient, fused where it lives on a GPU.
+
+        `depths` holds the depth of each parameter by name, the largest for the heads; without it all have one rate.
+        """
+        groups = self.groups(model, depths=depths)
+        fused = all(parameter.is_cuda for group in groups for parameter in group["params"]) or None
         match self.name:
             case "adamw":
                 return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, fused=fused)
@@ -83,13 +90,49 @@ class OptimConfig(Config):
             case "sgd":
                 return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=fused)
 
+    def groups(self, model: nn.Module, *, depths: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+        """Sort the trainable parameters into groups of one `weight_decay` and one `lr_scale`, from shallow to deep."""
+        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        places = {name: (0 if depths is None else depths[name], decays(name, named[name])) for name in named}
+        deepest = max(depths.values()) if depths else 0
+        return [
+            {
+                "params": [named[name] for name in named if places[name] == place],
+                "weight_decay": self.weight_decay if place[1] else 0.0,
+                "lr_scale": 1.0 if depths is None else self._scale(place[0], deepest),
+                "depth": place[0],
+            }
+            for place in sorted(set(places.values()), key=lambda place: (place[0], not place[1]))
+        ]
+
+    def _scale(self, depth: int, deepest: int) -> float:
+        return self.head_lr if depth == deepest else float(self.layer_decay ** (deepest - depth))
+
+    def set_lr(self, optimizer: torch.optim.Optimizer, step: int, num_steps: int) -> float:
+        """Give every group its learning rate for a step, and return the one of scale 1."""
+        lr = self.lr_at(step, num_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        return lr
+
     def lr_at(self, step: int, num_steps: int) -> float:
         """Give the learning rate of optimizer step `step`, counted from 0, of `num_steps`."""
+        if self.schedule == "one-cycle":
+            return self.lr * self._one_cycle(step, num_steps)
         warmup = min(1500, num_steps // 10) if self.warmup_steps is None else self.warmup_steps
         if step < warmup:
             return self.lr * (step + 1) / (warmup + 1)
         progress = (step - warmup) / max(1, num_steps - warmup)
         return self.lr * self._shape(progress, (step + 1) / num_steps)
+
+    def _one_cycle(self, step: int, num_steps: int) -> float:
+        """Rise from 1/25 along a cosine and fall to 1/250,000; source: Smith, arXiv 1708.07120, as torch has it."""
+        rise = 0.3 * num_steps - 1 if self.warmup_steps is None else self.warmup_steps
+        low, lowest = 1 / 25, 1 / 25e4
+        if step <= rise:
+            return 1 + (low - 1) * (1 + math.cos(math.pi * step / max(rise, 1e-9))) / 2
+        part = (step - rise) / max(1e-9, num_steps - 1 - rise)
+        return lowest + (1 - lowest) * (1 + math.cos(math.pi * part)) / 2
 
     def _shape(self, progress: float, done: float) -> float:
         match self.schedule:
@@ -103,21 +146,12 @@ class OptimConfig(Config):
                 return 1.0
 
 
-def split_by_decay(
-    named: Iterable[tuple[str, nn.Parameter]],
-) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Split trainable parameters into those with weight decay and those without.
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Tell whether a parameter has weight decay.
 
     Vectors (biases, norms, layer scales) have none, nor has what a name of `UNDECAYED` marks.
     """
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
-    for name, parameter in named:
-        if not parameter.requires_grad:
-            continue
-        plain = parameter.ndim <= 1 or any(mark in name for mark in UNDECAYED)
-        (undecayed if plain else decayed).append(parameter)
-    return decayed, undecayed
+    return parameter.ndim > 1 and not any(mark in name for mark in UNDECAYED)
 
 
 def carry_over(old: torch.optim.Optimizer, new: torch.optim.Optimizer) -> None:

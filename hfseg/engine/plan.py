@@ -25,6 +25,8 @@ class TrainConfig(Config):
     """Steps between checkpoints; where it is not given, as often as validations."""
     keep_checkpoints: PositiveInt = 2
     """Newest checkpoints that are kept."""
+    patience: PositiveInt | None = None
+    """Stop after this many validations in a row without a better mIoU."""
     log_every: PositiveInt = 10
     """Steps between log records; losses are fetched from the device then."""
 

@@ -1,14 +1,11 @@
 """Cross entropy at the labels' own size, in strips."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hfseg.logits import strips
+from hfseg.losses.strip_sums import strip_total
 
 
 def cross_entropy(
@@ -16,43 +13,48 @@ def cross_entropy(
     labels: Integer[Tensor, "b h2 w2"],
     *,
     ignore_index: int,
+    class_weights: Float[Tensor, " k"] | None = None,
+    label_smoothing: float = 0.0,
     max_elements: int | None = None,
 ) -> Float[Tensor, ""]:
     """Average the cross entropy over the pixels that are not ignored; 0 where there are none.
 
-    Logits are resized bilinearly to the labels. The gradient is computed strip by strip together with the loss, so
-    logits at full size, which take 0.6 GB for 4 images of 512 x 512 and 150 classes, never exist as a whole: a strip
-    has at most `max_elements` values.
+    With `class_weights` it is the weighted average by the weight of each pixel's label. `label_smoothing` is the share
+    of the target that is spread evenly over all classes.
+    Source: Szegedy et al., arXiv 1512.00567, section 7, for the smoothing; conventions of torch's `cross_entropy`.
     """
-    return _StripCrossEntropy.apply(logits, labels, ignore_index, max_elements)  # type: ignore[no-any-return]
+    size = (labels.shape[-2], labels.shape[-1])
+    weights = beside(logits, class_weights)
+
+    def summed(resized: Tensor, rows: slice) -> Tensor:
+        return F.cross_entropy(
+            resized,
+            labels[:, rows].long(),
+            weight=weights,
+            ignore_index=ignore_index,
+            reduction="sum",
+            label_smoothing=label_smoothing,
+        )
+
+    total = strip_total(logits, size, summed, max_elements=max_elements)
+    return total / total_weight(labels, weights, ignore_index=ignore_index).to(total.dtype)
 
 
-class _StripCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, ignore_index: int, max_elements: int | None) -> Tensor:
-        wants_gradient = logits.requires_grad
-        logits = logits.detach()
-        precise = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
-        size = (labels.shape[-2], labels.shape[-1])
-        count = (labels.int() != ignore_index).sum().clamp(min=1)
-        gradient = torch.zeros_like(precise) if wants_gradient else None
-        total = precise.new_zeros(())
-        for strip in strips(precise, size, max_elements=max_elements):
-            part = precise[:, :, strip.source].detach().requires_grad_(wants_gradient)
-            with torch.set_grad_enabled(wants_gradient), torch.autocast(logits.device.type, enabled=False):
-                resized = strip.resize(part, size[1])
-                target = labels[:, strip.rows].long()
-                loss = F.cross_entropy(resized, target, ignore_index=ignore_index, reduction="sum")
-            total += loss.detach()
-            if gradient is not None:
-                gradient[:, :, strip.source] += torch.autograd.grad(loss, part)[0]
-        if gradient is not None:
-            ctx.save_for_backward(gradient.div_(count))
-            ctx.dtype = logits.dtype
-        return total / count
+def total_weight(
+    labels: Integer[Tensor, "b h w"], class_weights: Float[Tensor, " k"] | None, *, ignore_index: int
+) -> Tensor:
+    """Add up the weights of the pixels that are not ignored, which are 1 without `class_weights`; 1 where there is
+    nothing to weigh.
+    """
+    kept = labels.int() != ignore_index
+    if class_weights is None:
+        return kept.sum().clamp(min=1)
+    total = (class_weights[labels.long().where(kept, 0)] * kept).sum()
+    return torch.where(total > 0, total, 1.0)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return (gradient * grads[0]).to(ctx.dtype), None, None, None  # narrowed last: a loss scale may exceed float16
+
+def beside(logits: Float[Tensor, "b k h w"], class_weights: Float[Tensor, " k"] | None) -> Float[Tensor, " k"] | None:
+    """Bring the weights to where the logits are, in the precision in which these are scored."""
+    if class_weights is None:
+        return None
+    return class_weights.to(logits.device, torch.promote_types(logits.dtype, torch.float32))

@@ -1,11 +1,9 @@
 """Soft Dice over classes."""
 
-import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
-from torch.nn import functional as F
 
-from hfseg.logits import resize_logits
+from hfseg.losses.regions import soft_regions
 
 SMOOTH = 1.0
 """Added to both sides of the fraction, in pixels."""
@@ -20,13 +18,5 @@ def dice(
     batch that are not ignored; 0 where there are none.
     Source: Milletari et al., V-Net, arXiv 1606.04797, with p and y in place of their squares.
     """
-    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    probabilities = resize_logits(precise, (labels.shape[-2], labels.shape[-1])).softmax(1)
-    labels = labels.long()
-    kept = labels != ignore_index
-    onehot = F.one_hot(labels.where(kept, 0), logits.shape[1]).movedim(-1, 1) * kept[:, None]
-    shared = (probabilities * onehot).sum((0, 2, 3))
-    predicted, labelled = (probabilities * kept[:, None]).sum((0, 2, 3)), onehot.sum((0, 2, 3))
-    present = labelled > 0
-    losses = 1 - (2 * shared + SMOOTH) / (predicted + labelled + SMOOTH)
-    return torch.where(present, losses, 0).sum() / present.sum().clamp(min=1)
+    found = soft_regions(logits, labels, ignore_index=ignore_index)
+    return found.mean(1 - (2 * found.shared + SMOOTH) / (found.predicted + found.labelled + SMOOTH))
