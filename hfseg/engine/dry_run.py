@@ -127,15 +127,14 @@ def _train(
 ) -> tuple[list[float], dict[str, float]]:
     """Make the steps that the loop would make, on the same batches again and again."""
     accelerator = runtime.accelerator
-    optimizer = optim.build(task.model.to(runtime.device))
+    optimizer = optim.build(task.model.to(runtime.device), depths=task.depths)
     wrapped, prepared = accelerator.prepare(task.model, optimizer)
     wrapped = runtime.compiled(wrapped)
     task.model.train()
     first: dict[str, float] = {}
 
     def step(number: int) -> dict[str, Tensor]:
-        for group in optimizer.param_groups:
-            group["lr"] = optim.lr_at(number, plan.num_steps)
+        optim.set_lr(optimizer, number, plan.num_steps)
         for batch in batches:
             terms = task.loss_fn(wrapped, task.augment(batch.to(runtime.device)))
             accelerator.backward(terms["total"] / len(batches))

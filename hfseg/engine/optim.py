@@ -105,6 +105,11 @@ class OptimConfig(Config):
             for place in sorted(set(places.values()), key=lambda place: (place[0], not place[1]))
         ]
 
+    @property
+    def differs_by_depth(self) -> bool:
+        """Whether learning rates need to know how deep parameters lie."""
+        return self.layer_decay != 1 or self.head_lr != 1
+
     def _scale(self, depth: int, deepest: int) -> float:
         return self.head_lr if depth == deepest else float(self.layer_decay ** (deepest - depth))
 

@@ -74,6 +74,10 @@ class LossConfig(Config):
         settings["class_weights"] = self._weights(names, class_pixels)
         return Loss(parse_terms(self.terms), self.auxiliary_weight, ignore_index, settings)
 
+    def unweighted(self) -> "LossConfig":
+        """The same without class weights, which belong to a training set."""
+        return self.model_copy(update={"class_weights": "none"})
+
     @property
     def needs_class_pixels(self) -> bool:
         """Whether `build` must be told how many pixels each class has."""

@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hfseg.errors import ModelError
 from hfseg.models import anatomy
+from hfseg.models.depth import Unit, parameter_depths
 from hfseg.models.ops import freely_chosen
 from hfseg.models.pixels import BYTE, Pixels
 from hfseg.values import SegOutput
@@ -97,6 +98,10 @@ class Segmenter(nn.Module):
         current = "activation_checkpointing_enable"  # the older name warns where this one exists
         enable = getattr(encoder, current, None) or encoder.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+
+    def depths(self, *, by: Unit) -> dict[str, int]:
+        """Give each parameter's depth, from the stem at 0 to the heads, for layer-wise learning rates."""
+        return {f"hf.{name}": depth for name, depth in parameter_depths(self.hf, by=by).items()}
 
     @property
     def minimum_train_batch(self) -> int:

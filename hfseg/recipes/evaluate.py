@@ -155,7 +155,7 @@ def _subject(config: EvaluateConfig, settings: FinetuneConfig | None, dataset: A
     segmenter, space = open_model(config.model)
     check_same_classes(space, dataset.labels, name=config.model)
     protocol = config.protocol or (settings.protocol if settings else WholeConfig())
-    loss = settings.loss if settings else LossConfig()
+    loss = (settings.loss if settings else LossConfig()).unweighted()
     return ModelSubject(segmenter.to(runtime.device), protocol, loss.build(ignore_index=dataset.labels.ignore_index))
 
 

@@ -60,7 +60,7 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> Result | None:
 def score_best(config: FinetuneConfig, folder: RunFolder, validation: AnyDataset, runtime: Runtime) -> dict[str, Any]:
     """Score the best model once more with all counts, and draw what it predicts."""
     segmenter, space = open_model(folder.best)
-    loss = config.loss.build(ignore_index=space.ignore_index)
+    loss = config.loss.unweighted().build(ignore_index=space.ignore_index)
     subject = ModelSubject(segmenter.to(runtime.device), config.protocol, loss)
     batches = shown_batches(validation, config.loader, runtime, short_side=subject.loader_short_side)
     evaluation = subject.count(batches, counting(space, boundary_width=DIAGONAL_SHARE), runtime)

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfseg.data import Photometric, StreamDataset, train_loader
+from hfseg.data import Photometric, StreamDataset, TableDataset, train_loader
 from hfseg.engine.loop import Task
 from hfseg.engine.runtime import Runtime
+from hfseg.losses import Loss
 from hfseg.metrics import Scores
 from hfseg.models import Segmenter, freeze, parameter_table, save_model, unfreeze
 from hfseg.recipes.console import show_parameters, show_start
@@ -55,7 +56,7 @@ def make_task(
 ) -> Task:
     """Wire data, model, loss and scores into what the loop trains."""
     space = train.labels
-    loss = config.loss.build(ignore_index=space.ignore_index)
+    loss = build_loss(config, train)
     subject = ModelSubject(segmenter, config.protocol, loss)
 
     def loss_fn(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -86,5 +87,16 @@ def make_task(
         export=lambda directory: save_model(segmenter, space, directory),
         unfreeze=lambda: unfreeze(segmenter),
         seed=config.seed,
+        depths=segmenter.depths(by=config.optim.layer_decay_by) if config.optim.differs_by_depth else None,
         unfreeze_step=config.freeze.until_step,
+    )
+
+
+def build_loss(config: FinetuneConfig, train: AnyDataset) -> Loss:
+    """Make the loss; where its weights depend on how frequent the classes are, the training masks are counted."""
+    counted = config.loss.needs_class_pixels and isinstance(train, TableDataset)
+    return config.loss.build(
+        ignore_index=train.labels.ignore_index,
+        names=train.labels.names,
+        class_pixels=train.class_counts.sum(0).tolist() if counted else None,
     )
