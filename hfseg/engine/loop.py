@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from hfseg.engine.checkpoint import TrainingState, newest_first, replace_folder, save_checkpoint
-from hfseg.engine.ema import WeightAverage
 from hfseg.engine.evaluation import prefetch
 from hfseg.engine.meter import Meter
-from hfseg.engine.optim import OptimConfig, carry_over
+from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import Plan
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.stop import StopWish, stop_on_signals
 from hfseg.engine.tracking import RunLog, TrainProgress
+from hfseg.engine.trainable import Trainable
 from hfseg.errors import RunFailed, RunInterrupted
 from hfseg.values import Batch
 
@@ -92,7 +91,6 @@ class _Loop:
     best: dict[str, float] = field(default_factory=dict)
     stale: int = 0
     """Validations since the last one that was the best by mIoU."""
-    average: WeightAverage | None = None
     lr: float = 0.0
     """Learning rate of the last step, where the scale is 1."""
 
@@ -101,17 +99,7 @@ class _Loop:
 
     def run(self, state: TrainingState | None, wish: StopWish) -> dict[str, float]:
         plan = self.plan
-        if state is not None:
-            self.step, self.best, self.stale = state.step, dict(state.best), state.stale
-        if self._thaws_before(self.step):
-            self.task.unfreeze()
-        if state is not None:
-            self.task.model.load_state_dict(state.model)
-        self._wrap()
-        if state is not None:
-            self._restore(state)
-            self.log.write("resume", self.step)
-        self.task.model.train()
+        self._start(state)
         batches = prefetch(
             self.meter.timed(self.task.batches(self.step * plan.config.accumulation)), self.runtime.device
         )
@@ -123,67 +111,48 @@ class _Loop:
                 self._flush()
             if plan.validates(self.step):
                 self._validate()
-            if plan.saves(self.step):
+            if plan.saves(self.step) or self._is_stale():
                 self._save()
             self.progress.advance(self.step)
             self._listen(wish)
-        if self._is_stale() and not plan.saves(self.step):
-            self._save()
-        with self._averaged():
-            self._export("last")
+        self._export_last()
         return self.best
 
-    def _wrap(self) -> None:
-        """Hand model and optimizer to Accelerate."""
-        model, runtime = self.task.model, self.runtime
-        self.optimizer = self.optim.build(model.to(runtime.device), depths=self.task.depths)
-        wrapped, self.prepared = runtime.accelerator.prepare(model, self.optimizer)
-        self.wrapped = runtime.compiled(wrapped)
-        if self.average is None and self.optim.ema_decay is not None:
-            self.average = WeightAverage(model, self.optim.ema_decay)
-
-    def _restore(self, state: TrainingState) -> None:
-        self.optimizer.load_state_dict(state.optimizer)
-        if self.average is not None and state.average is not None:
-            self.average.average = {name: value.to(self.runtime.device) for name, value in state.average.items()}
-        if state.scaler is not None and self.runtime.accelerator.scaler is not None:
-            self.runtime.accelerator.scaler.load_state_dict(state.scaler)
-
-    def _thaws_before(self, step: int) -> bool:
-        return self.task.unfreeze_step is not None and step > self.task.unfreeze_step
+    def _start(self, state: TrainingState | None) -> None:
+        """Put the model onto its devices, as it was when `state` was taken."""
+        task = self.task
+        if state is not None:
+            self.step, self.best, self.stale = state.step, dict(state.best), state.stale
+            if task.unfreeze_step is not None and self.step > task.unfreeze_step:
+                task.unfreeze()
+            task.model.load_state_dict(state.model)
+        self.trainable = Trainable(task.model, self.optim, self.runtime, depths=task.depths)
+        if state is not None:
+            self.trainable.restore(optimizer=state.optimizer, scaler=state.scaler, average=state.average)
+            self.log.write("resume", self.step)
+        task.model.train()
 
     def _thaw(self) -> None:
-        """Set frozen weights free and go on with an optimizer that has them too."""
-        before = self.optimizer
+        """Set frozen weights free."""
         self.task.unfreeze()
-        self.runtime.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
-        self.runtime.accelerator.free_memory()
-        self._wrap()
-        carry_over(before, self.optimizer)
-        self.task.model.train()
+        self.trainable.rewrap()
         self.progress.say(f"step {self.step}: frozen weights are trained from here on")
 
     def _step(self, batches: Iterator[Batch]) -> None:
-        accelerator, count = self.runtime.accelerator, self.plan.config.accumulation
-        self.lr = self.optim.set_lr(self.optimizer, self.step, self.plan.num_steps)
+        trainable, count = self.trainable, self.plan.config.accumulation
+        self.lr = self.optim.set_lr(trainable.optimizer, self.step, self.plan.num_steps)
         torch.manual_seed(
             int(np.random.SeedSequence((self.task.seed, self.step, self.runtime.rank)).generate_state(1)[0])
         )
         self.step += 1
         for micro in range(count):
-            last = micro == count - 1
-            with nullcontext() if last else accelerator.no_sync(self.wrapped):
+            with trainable.accumulating(last=micro == count - 1):
                 batch = self.task.augment(next(batches))
-                terms = self.task.loss_fn(self.wrapped, batch)
-                accelerator.backward(terms["total"] / count)
+                terms = self.task.loss_fn(trainable.wrapped, batch)
+                self.runtime.accelerator.backward(terms["total"] / count)
             self.meter.add(self.step, batch.ids, terms)
-        if self.optim.clip_norm is not None:
-            norm = accelerator.clip_grad_norm_(self.task.model.parameters(), self.optim.clip_norm)
-            self.meter.norms.append(norm)
-        self.prepared.step()
-        self.prepared.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.update(self.task.model, self.step)
+        norm = trainable.update(self.step)
+        self.meter.norms += [] if norm is None else [norm]
 
     def _flush(self) -> None:
         """Log the means since the last time, and stop on a loss that is not finite."""
@@ -196,7 +165,7 @@ class _Loop:
 
     def _validate(self) -> None:
         began = time.perf_counter()
-        with self._averaged():
+        with self.trainable.averaged():
             self.runtime.share_buffers(self.task.model)
             self._score()
         self.meter.pause(began)
@@ -226,10 +195,6 @@ class _Loop:
         """Whether the run has gone on for long enough without getting better."""
         return self.plan.config.patience is not None and self.stale >= self.plan.config.patience
 
-    def _averaged(self) -> AbstractContextManager[None]:
-        """Put the averaged weights into the model for a while, where the run keeps them."""
-        return nullcontext() if self.average is None else self.average.applied(self.task.model)
-
     def _is_best(self, score: str, better: Callable[[float, float], float], value: float | None) -> bool:
         """Note a score and tell whether no earlier one was as good; one that is not known never is."""
         before = self.best.get(score)
@@ -239,6 +204,10 @@ class _Loop:
             return False
         self.best[score] = value
         return True
+
+    def _export_last(self) -> None:
+        with self.trainable.averaged():
+            self._export("last")
 
     def _export(self, name: str) -> None:
         def write() -> None:
@@ -253,18 +222,9 @@ class _Loop:
         self.runtime.on_main(write)
 
     def _save(self) -> None:
-        scaler = self.runtime.accelerator.scaler
-
         def write() -> None:
             state = TrainingState(
-                step=self.step,
-                model=self.task.model.state_dict(),
-                optimizer=self.optimizer.state_dict(),
-                scaler=None if scaler is None else scaler.state_dict(),
-                best=self.best,
-                log_bytes=self.log.sync(),
-                average=None if self.average is None else self.average.average,
-                stale=self.stale,
+                step=self.step, best=self.best, stale=self.stale, log_bytes=self.log.sync(), **self.trainable.state()
             )
             save_checkpoint(self.output / "checkpoints", state, keep=self.plan.config.keep_checkpoints)
 
@@ -288,8 +248,7 @@ class _Loop:
             self._flush()
         if not self.plan.saves(self.step):
             self._save()
-        with self._averaged():
-            self._export("last")
+        self._export_last()
         name = wish.caught.name if wish.caught else "a signal in another process"
         raise RunInterrupted(
             f"stopped by {name} after step {self.step} of {self.plan.num_steps}; the state is saved",

@@ -128,27 +128,31 @@ class OptimConfig(Config):
         if step < warmup:
             return self.lr * (step + 1) / (warmup + 1)
         progress = (step - warmup) / max(1, num_steps - warmup)
-        return self.lr * self._shape(progress, (step + 1) / num_steps)
-
-    def _one_cycle(self, step: int, num_steps: int) -> float:
-        """Rise from 1/25 along a cosine and fall to 1/250,000; source: Smith, arXiv 1708.07120, as torch has it."""
-        rise = 0.3 * num_steps - 1 if self.warmup_steps is None else self.warmup_steps
-        low, lowest = 1 / 25, 1 / 25e4
-        if step <= rise:
-            return 1 + (low - 1) * (1 + math.cos(math.pi * step / max(rise, 1e-9))) / 2
-        part = (step - rise) / max(1e-9, num_steps - 1 - rise)
-        return lowest + (1 - lowest) * (1 + math.cos(math.pi * part)) / 2
-
-    def _shape(self, progress: float, done: float) -> float:
         match self.schedule:
             case "poly":
-                return float((1 - progress) ** self.power)
+                return float(self.lr * (1 - progress) ** self.power)
             case "cosine":
-                return 0.5 * (1 + math.cos(math.pi * progress))
+                return self.lr * _cosine(1, 0, progress)
             case "multi-step":
-                return float(self.gamma ** sum(done > part for part in self.milestones))
+                done = (step + 1) / num_steps
+                return float(self.lr * self.gamma ** sum(done > part for part in self.milestones))
             case "constant":
-                return 1.0
+                return self.lr
+
+    def _one_cycle(self, step: int, num_steps: int) -> float:
+        """Rise from 1/25 and fall to 1/250,000, both along a cosine.
+
+        Source: Smith and Topin, arXiv 1708.07120, with the numbers of torch's `OneCycleLR`.
+        """
+        rise = 0.3 * num_steps - 1 if self.warmup_steps is None else self.warmup_steps
+        if step <= rise:
+            return _cosine(1 / 25, 1, step / max(rise, 1e-9))
+        return _cosine(1, 1 / 25e4, (step - rise) / max(1e-9, num_steps - 1 - rise))
+
+
+def _cosine(start: float, end: float, part: float) -> float:
+    """Go from one value to the other along half a wave."""
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

@@ -94,9 +94,7 @@ def make_task(
 
 def build_loss(config: FinetuneConfig, train: AnyDataset) -> Loss:
     """Make the loss; where its weights depend on how frequent the classes are, the training masks are counted."""
-    counted = config.loss.needs_class_pixels and isinstance(train, TableDataset)
-    return config.loss.build(
-        ignore_index=train.labels.ignore_index,
-        names=train.labels.names,
-        class_pixels=train.class_counts.sum(0).tolist() if counted else None,
-    )
+    pixels = None
+    if config.loss.needs_class_pixels and isinstance(train, TableDataset):
+        pixels = train.class_counts.sum(0).tolist()
+    return config.loss.build(ignore_index=train.labels.ignore_index, names=train.labels.names, class_pixels=pixels)
