@@ -132,7 +132,7 @@ class OptimConfig(Config):
             case "poly":
                 return float(self.lr * (1 - progress) ** self.power)
             case "cosine":
-                return self.lr * _cosine(1, 0, progress)
+                return self.lr * _cosine(1.0, 0.0, progress)
             case "multi-step":
                 done = (step + 1) / num_steps
                 return float(self.lr * self.gamma ** sum(done > part for part in self.milestones))
@@ -146,8 +146,8 @@ class OptimConfig(Config):
         """
         rise = 0.3 * num_steps - 1 if self.warmup_steps is None else self.warmup_steps
         if step <= rise:
-            return _cosine(1 / 25, 1, step / max(rise, 1e-9))
-        return _cosine(1, 1 / 25e4, (step - rise) / max(1e-9, num_steps - 1 - rise))
+            return _cosine(1 / 25, 1.0, step / max(rise, 1e-9))
+        return _cosine(1.0, 1 / 25e4, (step - rise) / max(1e-9, num_steps - 1 - rise))
 
 
 def _cosine(start: float, end: float, part: float) -> float:
