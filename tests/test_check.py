@@ -292,7 +292,9 @@ def line_task(scale: float, seen: list[str]) -> Task:
     def nothing(*_):
         raise AssertionError("a dry run writes nothing")
 
-    return Task(Line(), endless, lambda b: b, loss_fn, validate, nothing, lambda: seen.append("thaw"), 0, 7)
+    return Task(
+        Line(), endless, lambda b: b, loss_fn, validate, nothing, lambda: seen.append("thaw"), 0, unfreeze_step=7
+    )
 
 
 def test_a_dry_run_steps_and_validates_with_everything_set_free():
@@ -544,6 +546,25 @@ def test_a_model_that_cannot_be_built_is_a_problem_beside_what_was_found_in_the_
     assert result.to_dict()["parts"]["train"]["images"] == 6
 
 
+def test_the_groups_of_the_optimizer_are_told_where_rates_differ_by_depth(tmp_path):
+    config = config_of(folder_of(tmp_path), **{"optim.layer_decay": 0.5, "optim.head_lr": 10, "optim.lr": 1e-3})
+    result = check.run(config)
+    groups = result.to_dict()["groups"]
+    assert [group["depth"] for group in groups] == sorted(group["depth"] for group in groups)
+    assert {group["depth"]: group["lr_scale"] for group in groups} == {
+        1: 0.5**4, 2: 0.5**3, 3: 0.25, 4: 0.5, 5: 10.0,
+    }  # fmt: skip
+    model = config.model.build(SPACE)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert sum(group["parameters"] for group in groups) == trained
+    text = result.to_text()
+    assert f"groups of the optimizer: {trained:,} parameters, each in one of them" in text.replace("\u202f", ",")
+    row = next(line for line in text.splitlines() if line.lstrip().startswith("5 "))
+    assert "0.01" in row
+    assert " 10 " in row
+    assert "decode_head." in row
+
+
 def test_a_check_does_not_write_over_anything(tmp_path):
     (tmp_path / "kept.txt").write_text("kept")
     with pytest.raises(ConfigError, match="exists already"):
@@ -553,7 +574,15 @@ def test_a_check_does_not_write_over_anything(tmp_path):
 
 def test_many_problems_of_a_kind_are_counted():
     problem = {"part": "train", "kind": "value", "message": "m", "hint": "h"}
-    empty = {"parts": {}, "overlaps": [], "dry_run": None, "estimate": None, "warnings": [], "samples": None}
+    empty = {
+        "parts": {},
+        "groups": [],
+        "overlaps": [],
+        "dry_run": None,
+        "estimate": None,
+        "warnings": [],
+        "samples": None,
+    }
     text = check_text({**empty, "problems": [{**problem, "message": f"m{number}"} for number in range(11)]})
     assert text.startswith("error: train, value: 11\n  m0\n")
     assert "  m7\n  and 3 more\n  hint: h\n" in text

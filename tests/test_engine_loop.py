@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.nn import functional as F
 
+from hfseg.engine.capture import load_capture
 from hfseg.engine.checkpoint import load_newest
 from hfseg.engine.evaluation import evaluate
 from hfseg.engine.inference import WholeConfig
@@ -18,7 +19,8 @@ from hfseg.engine.loop import Task, fit
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import TrainConfig
 from hfseg.engine.runtime import RuntimeConfig, check_launch
-from hfseg.errors import LaunchError, RunFailed, RunInterrupted
+from hfseg.engine.trainable import Trainable
+from hfseg.errors import CheckpointError, LaunchError, RunFailed, RunInterrupted
 from hfseg.values import Batch, Counts, SegOutput
 
 
@@ -83,7 +85,8 @@ def train(folder: Path, *, steps: int = 8, resume: bool = False, **changes) -> n
         unfreeze=lambda: None,
         seed=5,
     )
-    plan = TrainConfig(steps=steps, eval_every=4, checkpoint_every=3, log_every=1, **changes.pop("train", {})).plan(10)
+    rhythm = {"steps": steps, "eval_every": 4, "checkpoint_every": 3, "log_every": 1, **changes.pop("train", {})}
+    plan = TrainConfig(**rhythm).plan(10)
     state = load_newest(folder / "checkpoints", warn=print) if resume else None
     optim = changes.pop("optim", OptimConfig(lr=0.01))
     fit(Task(**(options | changes)), plan, optim, runtime, folder, state=state)
@@ -91,7 +94,7 @@ def train(folder: Path, *, steps: int = 8, resume: bool = False, **changes) -> n
 
 
 def records(folder: Path) -> list[dict]:
-    noise = {"seconds", "images_per_s", "data_wait"}
+    noise = {"seconds", "images_per_s", "data_wait", "peak_memory_mb"}
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in noise} for line in lines if line["event"] != "resume"]
 
@@ -173,6 +176,85 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(tmp_path):
     assert all(torch.isfinite(value).all() for value in kept.model.values())
 
 
+def nan_loss(model, given):
+    terms = loss_fn(model, given)
+    return {**terms, "total": terms["total"] * (float("nan") if given.ids[0] == "6-0" else 1)}
+
+
+def nan_gradient(model, given):
+    output = model(given.pixel_values).logits
+    if given.ids[0] == "6-0":
+        output.register_hook(lambda gradient: gradient * float("nan"))
+    return loss_fn(lambda _: SegOutput(output), given)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (nan_loss, "loss is nan at step 7: "),
+        (nan_gradient, "gradient norm is nan at step 7, though the loss is finite"),
+    ],
+)
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_weights_and_statistics_before_a_step_that_went_wrong_are_kept(tmp_path, broken, said, name):
+    optim = OptimConfig(lr=0.01, name=name, ema_decay=0.9)
+    torch.manual_seed(1)
+    before = Tiny()
+    with pytest.raises(Stopped):
+        train(tmp_path / "cut", model=before, batches=stopping_at(6 + 1), optim=optim)  # one is fetched ahead
+    rarely = {"log_every": 50, "eval_every": 50, "checkpoint_every": 50}
+    with pytest.raises(RunFailed, match=said) as error:
+        train(tmp_path / "bad", loss_fn=broken, optim=optim, train=rarely)
+    assert f"--replay {tmp_path / 'bad' / 'nan' / 'step-000007'}" in error.value.hint
+    capture, weights = load_capture(tmp_path / "bad" / "nan" / "step-000007")
+    assert (capture.seed, capture.world_size, capture.accumulation, capture.ranks) == (5, 1, 1, (0,))
+    assert (capture.breakdown.micro, capture.breakdown.ids) == (0, ("6-0", "6-1"))
+    assert all(torch.equal(value, weights[key]) for key, value in before.state_dict().items())
+    assert not (tmp_path / "bad" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_fused_optimizers_leave_out_steps_by_themselves_from_a_bad_loss_on(name):
+    trainable = Trainable(Tiny(), OptimConfig(lr=0.01, name=name), RuntimeConfig(cpu=True).start())
+    for group in trainable.optimizer.param_groups:
+        group["fused"] = True
+    seen = []
+    for number, factor in enumerate([1.0, 1.0, float("inf"), 1.0]):
+        trainable.guard.begin()
+        trainable.backward(loss_fn(trainable.wrapped, batch(number))["total"] * factor)
+        trainable.update(number + 1)
+        seen.append({key: value.clone() for key, value in trainable.model.named_parameters()})
+    assert not torch.equal(seen[0]["net.0.weight"], seen[1]["net.0.weight"])
+    assert all(torch.equal(seen[1][key], later[key]) for later in seen[2:] for key in later)
+
+
+def test_records_hold_terms_norm_speed_and_memory_without_clipping(tmp_path):
+    norms = []
+
+    def watching(model, given):
+        torch.manual_seed(0)
+        terms = loss_fn(model, given)
+        gradients = torch.autograd.grad(terms["total"], list(model.parameters()))
+        norms.append(float(torch.stack([part.norm() for part in gradients]).norm()))
+        torch.manual_seed(0)
+        return loss_fn(model, given)
+
+    train(tmp_path, loss_fn=watching, train={"log_every": 4, "checkpoint_every": 4})
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    found = [line for line in lines if line["event"] == "train"]
+    assert [line["step"] for line in found] == [4, 8]
+    assert found[0]["grad_norm"] == pytest.approx(sum(norms[:4]) / 4, rel=1e-4)
+    assert found[1]["grad_norm"] == pytest.approx(sum(norms[4:]) / 4, rel=1e-4)
+    for line in found:
+        assert line["ce"] == line["loss"]
+        assert line["images_per_s"] > 0
+        assert 0 <= line["data_wait"] < 1
+        assert 50 < line["peak_memory_mb"] < 100_000
+    assert lines[0] == {
+        "event": "start", "step": 0, "processes": 1, "sharding": "none", "batch_norms": "1, over the batch"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_state_and_says_how_to_go_on(tmp_path, sent, code):
     def killing(start):
@@ -224,6 +306,17 @@ def test_a_launch_that_lost_its_processes_is_refused():
     check_launch({})
     with pytest.raises(LaunchError, match="`runtime.num_processes` is 3: got 1 running"):
         RuntimeConfig(cpu=True, num_processes=3).start()
+
+
+def test_sharding_is_asked_for_by_a_setting_only():
+    with pytest.raises(LaunchError, match="sharding is a setting of the run") as error:
+        check_launch({"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2"})
+    assert "runtime.sharding=fsdp" in error.value.hint
+
+
+def test_what_is_no_capture_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no step that went wrong"):
+        load_capture(tmp_path)
 
 
 def test_an_unknown_tracker_is_refused():

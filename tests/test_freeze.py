@@ -206,3 +206,38 @@ def test_the_config_reads_a_list_or_a_text():
     assert FreezeConfig().modules == ()
     with pytest.raises(ValueError, match="`until_step` has no effect without `modules`"):
         FreezeConfig(until_step=10)
+
+
+def test_stages_are_set_free_one_after_the_other():
+    plan = FreezeConfig(
+        modules="backbone",
+        until_step=10,
+        then=({"modules": "backbone.stages.0-2", "until_step": 20}, {"modules": "backbone.stem,backbone.stages.0"}),
+    )
+    assert plan.steps == (10, 20)
+    assert [plan.patterns(step) for step in (0, 9, 10, 19)] == [
+        *[("backbone",)] * 2,
+        *[("backbone.stages.0-2",)] * 2,
+    ]
+    assert plan.patterns(20) == plan.patterns(10_000) == ("backbone.stem", "backbone.stages.0")
+    assert FreezeConfig(modules="backbone", until_step=5).patterns(5) == ()
+    assert FreezeConfig().steps == FreezeConfig(modules="head").steps == ()
+    model = tiny("convnext").build(LABELS)
+    free = []
+    for step in (0, 10, 20):
+        freeze(model, plan.patterns(step))
+        free.append({name for name, parameter in model.hf.named_parameters() if parameter.requires_grad})
+    assert free[0] < free[1] < free[2]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"modules": "backbone", "then": [{"modules": "head", "until_step": 5}]},
+        {"modules": "backbone", "until_step": 5, "then": [{"modules": "head", "until_step": 5}]},
+        {"modules": "backbone", "until_step": 5, "then": [{"modules": "head"}, {"modules": "head", "until_step": 9}]},
+    ],
+)
+def test_stages_that_never_come_are_refused(settings):
+    with pytest.raises(ValueError, match="each later than the last one"):
+        FreezeConfig(**settings)

@@ -4,7 +4,10 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from commands import QUICK, hfseg, start
@@ -51,6 +54,17 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
         assert_same_weights(weights(cut, name), weights(whole, name))
     for event in ("train", "validation"):
         assert records(cut, event) == records(whole, event)
+
+
+@pytest.mark.kill
+def test_kills_of_one_rank_or_of_all_change_nothing_and_lose_no_checkpoint():
+    script = Path(__file__).parents[1] / "scripts" / "faults.py"
+    command = [sys.executable, script, "--only", "killed at", "--kills", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if "killed at 4 random moments" in line]
+    assert len(rows) == 2, done.stdout
+    assert all("0 checkpoints lost | 0 |" in row and row.endswith("| yes |") for row in rows), done.stdout
 
 
 def _wait_until_it_trains(folder, process):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hfseg.engine.machine import memory_use
 from hfseg.errors import ConfigError
 from hfseg.logits import resize_logits
 from hfseg.losses import TERMS, LossConfig, parse_terms
@@ -34,6 +35,17 @@ def pixels(logits, labels):
 def plain_ce(logits, labels):
     values = [-math.log(p[y]) for p, y in pixels(logits, labels)]
     return sum(values) / len(values)
+
+
+def plain_boundary(logits, labels, class_weights=(1, 1, 1)):
+    """Weigh a pixel 5 times where another class stands within 3 rows and 3 columns."""
+    places = torch.nonzero(labels != 255).tolist()
+    total = summed = 0.0
+    for (b, y, x), (p, label) in zip(places, pixels(logits, labels), strict=True):
+        around = labels[b, max(0, y - 3) : y + 4, max(0, x - 3) : x + 4]
+        weight = class_weights[label] * (5 if ((around != 255) & (around != label)).any() else 1)
+        total, summed = total + weight, summed - weight * math.log(p[label])
+    return summed / total
 
 
 def plain_dice(logits, labels):
@@ -86,6 +98,7 @@ def plain_lovasz(logits, labels):
 
 
 ORACLES = {
+    "boundary": plain_boundary,
     "ce": plain_ce,
     "dice": plain_dice,
     "focal": plain_focal,
@@ -186,6 +199,24 @@ def test_wrong_sums_are_explained(text, message):
 WEIGHTS = torch.tensor([0.5, 3.0, 1.5])
 
 
+def patches(seed=0):
+    """Labels of two patches with a hole of ignored pixels, so that most pixels lie far from the other class."""
+    logits, labels = case(seed=seed, target=(20, 24))
+    labels[:] = 0
+    labels[:, 4:12, 14:] = 1
+    labels[0, :, 8:12] = 255
+    return logits, labels
+
+
+def test_pixels_near_another_class_count_more_and_those_beside_ignored_ones_do_not():
+    logits, labels = patches()
+    found = term("boundary")(logits, labels, ignore_index=255, class_weights=WEIGHTS.double()).item()
+    assert found == pytest.approx(plain_boundary(logits, labels, WEIGHTS.tolist()), rel=1e-10)
+    even = term("boundary")(logits, labels, ignore_index=255, gain=0.0).item()
+    assert even == pytest.approx(plain_ce(logits, labels), rel=1e-10)
+    assert found != pytest.approx(even, rel=1e-2)
+
+
 @pytest.mark.parametrize("name", ["ce", "focal", "ohem"])
 def test_class_weights_make_a_weighted_average(name):
     logits, labels = case()
@@ -200,7 +231,7 @@ def test_class_weights_make_a_weighted_average(name):
     assert term(name)(logits, labels, ignore_index=255, class_weights=WEIGHTS).item() == pytest.approx(wanted, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["ce", "focal", "ohem"])
+@pytest.mark.parametrize("name", ["boundary", "ce", "focal", "ohem"])
 def test_a_batch_of_classes_without_weight_is_finite(name):
     logits, labels = case()
     loss = term(name)(logits, torch.zeros_like(labels), ignore_index=255, class_weights=torch.tensor([0.0, 1.0, 1.0]))
@@ -247,6 +278,41 @@ def test_strips_of_any_height_give_the_same_loss_and_gradient(name, monkeypatch)
     monkeypatch.setattr("hfseg.logits.CACHED_ELEMENTS", 300)
     term(name)(logits, labels, ignore_index=255).backward()
     torch.testing.assert_close(logits.grad, whole, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_half_precision_logits_give_the_loss_and_gradient_of_what_they_hold(name):
+    half, labels = case(dtype=torch.bfloat16)
+    exact = half.detach().double().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = term(name)(half, labels, ignore_index=255)
+    wanted = term(name)(exact, labels, ignore_index=255)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    loss.backward()
+    wanted.backward()
+    torch.testing.assert_close(half.grad.double(), exact.grad, rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_head_that_says_infinity_under_ignored_labels_alone_leaves_the_loss_at_zero(name):
+    logits, labels = case(dtype=torch.float32, ignored=1.1, source=(9, 14))
+    loss = term(name)(logits * 1e30, labels, ignore_index=255)
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TERMS)
+def test_memory_does_not_grow_with_classes_times_pixels(name):
+    """Logits of 64 classes at full size would take 256 MB, once; a map without classes takes 4 MB, or 8."""
+    logits = torch.randn(1, 64, 32, 32, requires_grad=True)
+    labels = torch.randint(0, 4, (1, 1024, 1024), dtype=torch.uint8)
+    term(name)(logits[:, :, :4, :4], labels[:, :8, :8], ignore_index=255).backward()
+    with memory_use("cpu") as use:
+        term(name)(logits, labels, ignore_index=255).backward()
+    assert use.peak - use.before < 150e6
 
 
 def test_weights_balance_classes_as_enet_does():

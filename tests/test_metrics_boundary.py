@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from hfseg.bands import boundary_band
 from hfseg.metrics import Counting
-from hfseg.metrics.boundary import boundary_band, boundary_maps, width_px
+from hfseg.metrics.boundary import boundary_maps, width_px
 
 IGNORE = 255
 
@@ -25,13 +26,13 @@ def blobs(seed, classes, shape=None, ignored=0.1):
     return torch.from_numpy(pred.copy()), torch.from_numpy(labels).to(torch.uint8)
 
 
-def distance_to_others(ids, kept):
+def distance_to_others(ids, kept, at_border=True):
     """Chessboard distance of each kept pixel to the nearest kept pixel of another class or to outside, by loops."""
     height, width = ids.shape
     places = [(y, x) for y in range(height) for x in range(width) if kept[y, x]]
     distance = np.full(ids.shape, np.inf)
     for y, x in places:
-        outside = min(y + 1, x + 1, height - y, width - x)
+        outside = min(y + 1, x + 1, height - y, width - x) if at_border else np.inf
         others = [max(abs(y - v), abs(x - u)) for v, u in places if ids[v, u] != ids[y, x]]
         distance[y, x] = min([outside, *others])
     return distance
@@ -60,6 +61,17 @@ def test_a_band_equals_the_distance_transform(seed, distance):
     for ids in (pred, labels):
         wanted = distance_to_others(ids.numpy(), kept.numpy()) <= distance
         assert np.array_equal(boundary_band(ids[None], kept[None], distance=distance)[0].numpy(), wanted)
+
+
+@pytest.mark.parametrize("distance", [1, 3, 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_band_that_ends_at_the_border_of_the_image_equals_the_distance_to_other_classes(seed, distance):
+    pred, labels = blobs(seed, classes=4)
+    kept = labels != IGNORE
+    for ids in (pred, labels):
+        wanted = distance_to_others(ids.numpy(), kept.numpy(), at_border=False) <= distance
+        band = boundary_band(ids[None], kept[None], distance=distance, at_border=False)[0]
+        assert np.array_equal(band.numpy(), wanted)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 30), (7, 7), (23, 40)])

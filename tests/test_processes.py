@@ -1,15 +1,17 @@
 """Two CPU processes: the same weights on both, every validation image once, and launches that go wrong."""
 
 import json
-import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from commands import QUICK, hfseg
+from launches import assert_close_weights, launch, torchrun, train
+from safetensors.torch import load_file
 
-BIN = Path(sys.executable).parent
+from hfseg.engine.capture import load_capture
+
 CONFIG = """
 data: {kind: demo}
 model: {kind: segformer, backbone: mit-b0, pretrained: none}
@@ -20,20 +22,58 @@ train: {steps: 4, eval_every: 2, log_every: 1}
 """
 
 
-def launch(*command: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [str(BIN / command[0]), *command[1:]],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", **environment},
-    )
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+TWENTY_STEPS = """
+data: {kind: demo}
+model: {kind: segformer, backbone: mit-b0, pretrained: none}
+augment: {crop_size: 64}
+loader: {eval_batch_size: 5, workers: 0}
+freeze: {modules: [decode_head.batch_norm]}
+optim: {lr: 1.0e-3, clip_norm: 1.0, ema_decay: 0.9}
+train: {steps: 20, eval_every: 20, checkpoint_every: 7, keep_checkpoints: 9, log_every: 5}
+verify_data: false
+"""
 
 
-def torchrun(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return launch("torchrun", "--standalone", "--nproc_per_node", str(count), *arguments)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """One process on six images a step: the settings, and the run."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "config.yaml").write_text(TWENTY_STEPS)
+    train(1, folder / "config.yaml", folder / "run")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_twenty_steps_of_several_processes_give_the_weights_of_one_on_the_same_images(tmp_path, alone, count):
+    train(count, alone / "config.yaml", tmp_path / "run")
+    for name in ("last/model.safetensors", "checkpoints/step-000020/model.safetensors"):
+        assert_close_weights(tmp_path / "run" / name, alone / "run" / name, atol=1e-5)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[0] == {"event": "start", "step": 0, "processes": count, "sharding": "none", "batch_norms": "1, frozen"}
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_in_one_and_in_three(tmp_path, alone):
+    train(2, alone / "config.yaml", tmp_path / "run", "--end-at", "12")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000007"]
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    for count, folder in ((1, "run"), (3, "again")):
+        train(count, alone / "config.yaml", tmp_path / folder, "--resume")
+        last = Path(folder, "last", "model.safetensors")
+        assert_close_weights(tmp_path / last, alone / "run" / "last" / "model.safetensors", atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_bad_loss_in_one_process_keeps_the_weights_of_all_as_they_were(tmp_path, alone):
+    train(2, alone / "config.yaml", tmp_path / "run", "--poison", "7")
+    said = [(tmp_path / "run" / f"rank{rank}.txt").read_text() for rank in (0, 1)]
+    assert said[0] == said[1]
+    assert said[0].startswith("loss is nan at step 8: ")
+    capture, weights = load_capture(tmp_path / "run" / "nan" / "step-000008")
+    assert (capture.breakdown.rank, capture.world_size, len(capture.breakdown.ids)) == (1, 2, 3)
+    before = load_file(tmp_path / "run" / "checkpoints" / "step-000007" / "model.safetensors")
+    assert all(torch.equal(weights[name], before[name]) for name in before)
 
 
 @pytest.mark.slow
@@ -69,7 +109,14 @@ def test_the_command_runs_under_torchrun(tmp_path):
     torchrun(2, "-m", "hfseg", "finetune", *QUICK, "--steps", "2", "--output", str(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "env.json").read_text())["processes"] == "2"
     done = hfseg("finetune", "--output", tmp_path / "run", "--resume", code=2)
-    assert "was started with 2 processes: got 1" in done.stderr
+    assert "was started with 2 processes: got 1; a step took 2 x 4 x 1 = 8 images, and would take 1 x 4 x 1 = 4" in (
+        " ".join(done.stderr.split())
+    )
+    assert "so that 1 x both is 8 (8 on each)" in " ".join(done.stderr.split())
+    hfseg("finetune", "--output", tmp_path / "run", "--resume", "--set", "train.accumulation=2")
+    resumed = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()][-1]
+    assert resumed["event"] == "resume"
+    assert resumed["processes"] == 1
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ only if the mask itself has one. Anything truncated or of another kind is an err
 """
 
 import io
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hfseg.errors import DataError
 
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 """What Pillow raises for files that are not, or not wholly, what they say."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -194,6 +195,13 @@ def _told(name: str) -> Iterator[None]:
     """Turn what Pillow raises for a broken file into an error that names it."""
     try:
         yield
+    except Image.DecompressionBombError as error:
+        claimed, most = re.findall(r"\d+", str(error))[:2]
+        raise DataError(
+            f"`{name}` claims to hold {int(claimed):,} pixels: expected at most {int(most):,}, since a small file that "
+            "claims so many is a way to fill a machine's memory",
+            hint="cut it, and its pair, into tiles",
+        ) from None
     except _BROKEN as error:
         if isinstance(error, UnidentifiedImageError):
             raise DataError(f"`{name}` is not an image that can be read", hint=_UNKNOWN_HINT) from None

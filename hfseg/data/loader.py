@@ -1,23 +1,30 @@
 """Batches of a data set, read by worker processes."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch.utils.data import DataLoader
 
 from hfseg.config import Config
 from hfseg.data.augment import AugmentConfig
-from hfseg.data.reader import Change, EvalReader, Failure, TrainReader
+from hfseg.data.reader import Change, EvalReader, Failure, Mended, TrainReader
 from hfseg.data.sampling import EvalKeys, TrainKeys
 from hfseg.data.stream import StreamDataset
 from hfseg.data.table import TableDataset
+from hfseg.data.workers import heed_parent_only, lost_workers_told
 from hfseg.errors import DataError
 from hfseg.values import Batch
 
 Keys = TrainKeys | EvalKeys
-Read = Batch | Failure
+Read = Batch | Failure | Mended
+
+log = logging.getLogger(__name__)
 
 
 class EvalLoaderConfig(Config):
@@ -27,6 +34,8 @@ class EvalLoaderConfig(Config):
     """Most samples of an evaluation batch; only neighbours of one size share a batch."""
     workers: NonNegativeInt = 2
     """Worker processes that read and decode; 0 reads in the main process. The run is the same with any number."""
+    timeout_s: PositiveFloat = 300.0
+    """Seconds after which workers that give no batch end the run; without workers nothing is waited for."""
 
 
 class LoaderConfig(EvalLoaderConfig):
@@ -34,22 +43,47 @@ class LoaderConfig(EvalLoaderConfig):
 
     batch_size: PositiveInt = 8
     """Training samples of a batch in each process."""
+    on_error: Literal["error", "skip"] = "error"
+    """What a training sample that cannot be read does: end the run, or be left out, named and counted, while the next
+    one in the data set stands in for it. Validation always ends."""
+
+
+class Skips:
+    """What could not be read and was left out: named once each when it is met, and counted."""
+
+    def __init__(self) -> None:
+        self._met: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
+
+    def add(self, problem: str) -> None:
+        """Note one problem, in the words that name its file."""
+        if problem not in self._met:
+            log.warning("left out: %s", problem)
+        self._met[problem] += 1
+
+    def take(self) -> dict[str, int]:
+        """Give the problems since the last time, and how often each came up."""
+        fresh = self._met - self._taken
+        self._taken = self._met.copy()
+        return dict(fresh)
 
 
 class TrainLoader:
     """Training batches without end; each pass over it begins at the same step."""
 
-    def __init__(self, keys: TrainKeys, batches: "DataLoader[Read]") -> None:
+    def __init__(self, keys: TrainKeys, batches: "DataLoader[Read]", skips: Skips) -> None:
         self._keys = keys
         self._batches = batches
+        self._skips = skips
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches of this process.
 
         Raises:
             DataError: a sample cannot be read; names its file. The next pass starts at the beginning again.
+            RunFailed: a worker died, or gave no batch in time.
         """
-        return _unwrapped(self._batches)
+        return _unwrapped(self._batches, self._skips)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -73,8 +107,9 @@ class EvalLoader:
 
         Raises:
             DataError: a sample cannot be read; names its file.
+            RunFailed: a worker died, or gave no batch in time.
         """
-        return _unwrapped(self._batches)
+        return _unwrapped(self._batches, Skips())
 
     @property
     def num_batches(self) -> int | None:
@@ -97,10 +132,12 @@ def train_loader(
     world_size: int = 1,
     start_step: int = 0,
     pin_memory: bool = False,
+    skips: Skips | None = None,
 ) -> TrainLoader:
     """Read augmented batches of bytes, for ever, from step `start_step` on.
 
     What a sample becomes depends on (seed, epoch, number of the sample) only: not on workers, ranks or the start.
+    `skips` is told of samples that are left out, where `config.on_error` says so.
     Where rare classes are asked for, every mask is counted here, once for each data set.
 
     Raises:
@@ -109,7 +146,8 @@ def train_loader(
     keys = TrainKeys(dataset, config.batch_size, seed, rank, world_size, start_step)
     if isinstance(dataset, TableDataset):
         keys.steps_per_epoch()
-    return TrainLoader(keys, _batches(TrainReader(dataset, augment, seed), keys, config.workers, pin_memory))
+    reader = TrainReader(dataset, augment, seed, skips_broken=config.on_error == "skip")
+    return TrainLoader(keys, _batches(reader, keys, config, pin_memory), skips or Skips())
 
 
 def eval_loader(
@@ -130,10 +168,12 @@ def eval_loader(
         DataError: the header of an image cannot be read; names the file.
     """
     keys = EvalKeys(dataset, config.eval_batch_size, rank, world_size)
-    return EvalLoader(keys, _batches(EvalReader(dataset, short_side, change), keys, config.workers, pin_memory))
+    return EvalLoader(keys, _batches(EvalReader(dataset, short_side, change), keys, config, pin_memory))
 
 
-def _batches(reader: TrainReader | EvalReader, keys: Keys, workers: int, pin_memory: bool) -> "DataLoader[Read]":
+def _batches(
+    reader: TrainReader | EvalReader, keys: Keys, config: EvalLoaderConfig, pin_memory: bool
+) -> "DataLoader[Read]":
     """Hand the keys to workers that live as long as the pass, which for training is the run.
 
     Torch's global generator is left alone.
@@ -143,7 +183,9 @@ def _batches(reader: TrainReader | EvalReader, keys: Keys, workers: int, pin_mem
         batch_size=None,
         sampler=keys,
         collate_fn=_unchanged,
-        num_workers=workers,
+        num_workers=config.workers,
+        timeout=config.timeout_s if config.workers else 0,
+        worker_init_fn=heed_parent_only,
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )
@@ -153,8 +195,16 @@ def _unchanged(read: Any) -> Any:
     return read
 
 
-def _unwrapped(batches: Iterable[Read]) -> Iterator[Batch]:
-    for read in batches:
-        if isinstance(read, Failure):
-            raise DataError(read.message, read.hint)  # a new one: its traceback must not lead back to itself
-        yield read
+def _unwrapped(batches: Iterable[Read], skips: Skips) -> Iterator[Batch]:
+    workers: list[BaseProcess] = []
+    with lost_workers_told(workers):
+        others = active_children()
+        reads = iter(batches)
+        workers += [process for process in active_children() if process not in others]
+        for read in reads:
+            if isinstance(read, Failure):
+                raise DataError(read.message, read.hint)  # a new one: its traceback must not lead back to itself
+            if isinstance(read, Mended):
+                for problem in read.problems:
+                    skips.add(problem)
+            yield read.batch if isinstance(read, Mended) else read

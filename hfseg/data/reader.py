@@ -1,7 +1,8 @@
 """From keys to a batch: what a worker process does."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from hfseg.values import Batch
 
 Change = Callable[[UInt8[np.ndarray, "h w 3"], str], UInt8[np.ndarray, "h w 3"]]
 """(image, id) -> the image in the same size with other pixels; workers must be able to pickle it."""
+STAND_INS = 20
+"""The most samples that are tried in the place of one that cannot be read: more point to a data set that is gone."""
 
 
 @dataclass(frozen=True)
@@ -34,45 +37,100 @@ class Failure:
     hint: str | None
 
 
-class TrainReader(TorchDataset["Batch | Failure"]):
+@dataclass(frozen=True)
+class Mended:
+    """A batch in which other samples stand in for some that cannot be read."""
+
+    batch: Batch
+    problems: tuple[str, ...]
+    """What could not be read, each naming its file."""
+
+
+class TrainReader(TorchDataset["Batch | Failure | Mended"]):
     """Reads augmented training batches."""
 
-    def __init__(self, dataset: TableDataset | StreamDataset, augment: AugmentConfig, seed: int) -> None:
+    def __init__(
+        self, dataset: TableDataset | StreamDataset, augment: AugmentConfig, seed: int, *, skips_broken: bool = False
+    ) -> None:
         self.dataset = dataset
         self.augment = augment
         self.seed = seed
+        self.skips_broken = skips_broken
         crops_rare = isinstance(dataset, TableDataset) and dataset.rare_class_crop
         self.crop_rarity = _rarity(dataset) if crops_rare else None
         self.paste_rarity = _rarity(dataset) if augment.copy_paste else None
 
-    def __getitem__(self, keys: Sequence[Key]) -> Batch | Failure:
+    def __getitem__(self, keys: Sequence[Key]) -> Batch | Failure | Mended:
         """Read the samples that the keys name."""
+        problems: list[str] = []
         try:
-            records = [_record(self.dataset, key) for key in keys]
-            samples = [self._sample(*pair) for pair in zip(keys, records, strict=True)]
+            samples = [self._sample(key, keys, problems) for key in keys]
         except DataError as error:
             return Failure(error.message, error.hint)
-        draws = torch.from_numpy(np.stack([numbers for _, numbers in samples]))
-        return _stacked([pixels for pixels, _ in samples], records, draws)
+        draws = torch.from_numpy(np.stack([sample.draws for sample in samples]))
+        batch = _stacked([sample.pixels for sample in samples], [sample.record for sample in samples], draws)
+        return Mended(batch, tuple(problems)) if problems else batch
 
-    def _sample(self, key: Key, record: Record) -> tuple[Pixels, Float32[np.ndarray, " p"]]:
-        """Crop one sample and cover parts of it; give the numbers, too, that its augmentation on the device needs."""
-        space, augment, rng = self.dataset.labels, self.augment, key.rng(self.seed)
+    def _sample(self, key: Key, batch: Sequence[Key], problems: list[str]) -> "_Sample":
+        """Read one sample, or the first that stands in for it, augmented by the numbers of `key` either way.
+
+        Raises:
+            DataError: it cannot be read and none may stand in, or none of those can be read; names the file.
+        """
+        places = list(self._places(key, batch))
+        for place in places:
+            try:
+                return self._augmented(_record(self.dataset, place), place.index, key.rng(self.seed), problems)
+            except DataError as error:
+                if not self.skips_broken:
+                    raise
+                problems.append(error.message)
+        raise DataError(
+            f"{len(places)} samples of `{self.dataset.name}` in a row cannot be read, the last of them: {problems[-1]}",
+            hint="`loader.on_error=skip` leaves out single files: see whether the data set is still there",
+        )
+
+    def _places(self, key: Key, batch: Sequence[Key]) -> Iterator[Key]:
+        """Give a sample and what may stand in for it: the next ones of the data set, or of the batch for a stream."""
+        yield key
+        if isinstance(self.dataset, StreamDataset):
+            start = batch.index(key)
+            yield from [*batch[start + 1 :], *batch[:start]][:STAND_INS]
+        else:
+            count = len(self.dataset)
+            yield from (Key(key.epoch, (key.index + ahead) % count) for ahead in range(1, min(count, STAND_INS)))
+
+    def _augmented(self, record: Record, index: int, rng: np.random.Generator, problems: list[str]) -> "_Sample":
+        """Crop one sample and cover parts of it; draw the numbers, too, that its augmentation on the device needs."""
+        space, augment = self.dataset.labels, self.augment
         first = rng.random(FIRST_DRAWS, dtype=np.float32)
-        odds = None if self.crop_rarity is None else self.crop_rarity.within(key.index)
+        odds = None if self.crop_rarity is None else self.crop_rarity.within(index)
         pixels = train_pixels(record, space, rng, augment, odds)
         if self.paste_rarity is not None and rng.random() < augment.copy_paste:
-            pixels = self._with_paste(pixels, self.paste_rarity, rng)
+            pixels = self._with_paste(pixels, self.paste_rarity, rng, problems)
         if augment.erase and rng.random() < augment.erase:
             pixels = erase(pixels, rng, augment, ignore_index=space.ignore_index)
-        return pixels, np.concatenate([first, rng.random(NUM_DRAWS - FIRST_DRAWS, dtype=np.float32)])
+        draws = np.concatenate([first, rng.random(NUM_DRAWS - FIRST_DRAWS, dtype=np.float32)])
+        return _Sample(pixels, record, draws)
 
-    def _with_paste(self, pixels: Pixels, rarity: Rarity, rng: np.random.Generator) -> Pixels:
-        """Paste a rare class out of a crop of another image that is placed around it."""
+    def _with_paste(self, pixels: Pixels, rarity: Rarity, rng: np.random.Generator, problems: list[str]) -> Pixels:
+        """Paste a rare class out of a crop of another image that is placed around it; nothing, where that is broken."""
         index, label = rarity.draw_donor(rng)
-        donor = _record(self.dataset, Key(0, index))
         certain = (np.arange(self.dataset.labels.num_labels) == label).astype(np.float64)
-        return paste(pixels, train_pixels(donor, self.dataset.labels, rng, self.augment, certain), label)
+        try:
+            donor = _record(self.dataset, Key(0, index))
+            return paste(pixels, train_pixels(donor, self.dataset.labels, rng, self.augment, certain), label)
+        except DataError as error:
+            if not self.skips_broken:
+                raise
+            problems.append(error.message)
+            return pixels
+
+
+class _Sample(NamedTuple):
+    pixels: Pixels
+    record: Record
+    draws: Float32[np.ndarray, " p"]
 
 
 class EvalReader(TorchDataset["Batch | Failure"]):

@@ -17,6 +17,8 @@ A path is a file, `zip://member::archive.zip`, or any address that fsspec opens.
 """
 
 ZIP = "zip://"
+MAX_MEMBER_BYTES = 1 << 30
+"""The most that one image in an archive may unpack to: a small archive can claim any size."""
 
 
 def zip_path(member: str, archive_path: Path) -> str:
@@ -77,13 +79,25 @@ def read_bytes(source: Mapping[str, Any], *, name: str) -> bytes:
 def _open_path(path: str) -> io.BufferedIOBase:
     member, archive = _split_zip(path)
     if archive and "://" not in archive:
-        return cast(io.BufferedIOBase, _archive(archive, os.getpid()).open(member))
+        return _open_member(_archive(archive, os.getpid()), member)
     if "://" in path:
         import fsspec  # type: ignore[import-untyped]
 
         with fsspec.open(path, "rb") as file:
             return io.BytesIO(file.read())
     return Path(path).open("rb")
+
+
+def _open_member(archive: zipfile.ZipFile, member: str) -> io.BufferedIOBase:
+    """Open what an archive calls `member`, whatever such a path would mean outside; never gives more than it claims."""
+    size = archive.getinfo(member).file_size
+    if size > MAX_MEMBER_BYTES:
+        raise DataError(
+            f"`{archive.filename}/{member}` unpacks to {size:,} bytes: expected an image of at most "
+            f"{MAX_MEMBER_BYTES:,}",
+            hint="a small archive that claims to be huge is a way to fill a machine's memory",
+        )
+    return cast(io.BufferedIOBase, archive.open(member))
 
 
 def _split_zip(path: str) -> tuple[str, str | None]:

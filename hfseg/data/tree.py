@@ -3,7 +3,7 @@
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from hfseg.data.layout import IMAGE_ENDINGS
 from hfseg.data.pairing import pair_by_stem
@@ -73,8 +73,14 @@ def paired(images: Tree, image_glob: str, masks: Tree, mask_glob: str) -> list[t
 def _members(archive_path: Path) -> tuple[Path, ...]:
     try:
         with zipfile.ZipFile(archive_path) as archive:
-            members = [Path(name) for name in archive.namelist()]
+            members = [PurePosixPath(name) for name in archive.namelist()]
     except (OSError, zipfile.BadZipFile) as error:
         hint = "it may not be wholly downloaded: compare its size with the server's"
         raise DataError(f"`{archive_path}` cannot be read: {error}", hint=hint) from None
-    return tuple(member for member in members if "__MACOSX" not in member.parts)  # macOS adds folders of its own
+    outside = next((member for member in members if member.is_absolute() or ".." in member.parts), None)
+    if outside is not None:
+        raise DataError(
+            f"`{archive_path}` holds `{outside}`, which lies outside of it",
+            hint="no tool packs images so: it was made to overwrite files where it is unpacked",
+        )
+    return tuple(Path(member) for member in members if "__MACOSX" not in member.parts)  # macOS adds folders of its own

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from hfseg.engine.sharding import local
+
 
 class WeightAverage:
     """The average of a model's weights and moving statistics over the steps of a run.
@@ -27,8 +29,8 @@ class WeightAverage:
         current: list[Tensor] = []
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                averaged.append(self.average[name])
-                current.append(value)
+                averaged.append(local(self.average[name]))
+                current.append(local(value))
             else:
                 self.average[name].copy_(value)
         decay = min(self.decay, (1 + step) / (10 + step))

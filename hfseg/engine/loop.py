@@ -2,29 +2,29 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from hfseg.engine.checkpoint import TrainingState, newest_first, replace_folder, save_checkpoint
+from hfseg.engine.best import Best
+from hfseg.engine.capture import Capture
+from hfseg.engine.checkpoint import TrainingState
 from hfseg.engine.evaluation import prefetch
 from hfseg.engine.meter import Meter
+from hfseg.engine.norms import batch_norms_over
 from hfseg.engine.optim import OptimConfig
+from hfseg.engine.output import Output
 from hfseg.engine.plan import Plan
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.stop import StopWish, stop_on_signals
 from hfseg.engine.tracking import RunLog, TrainProgress
 from hfseg.engine.trainable import Trainable
-from hfseg.errors import RunFailed, RunInterrupted
+from hfseg.errors import RunInterrupted
 from hfseg.values import Batch
 
 LossFn = Callable[[nn.Module, Batch], dict[str, Tensor]]
-BEST = {"best_miou": ("mean_iou", max), "best_loss": ("loss", min)}
-"""What a validation can be the best at: the score it is judged by, and which of two scores is better."""
 _LISTEN_EVERY = 8
 """Steps between two askings of all processes whether one of them was told to stop."""
 
@@ -63,14 +63,15 @@ def fit(
     if it had never stopped: random numbers are drawn from a generator that is seeded by (seed, step, rank).
 
     Raises:
-        RunFailed: a loss is not finite (names the step and the images), or the disk is full.
+        RunFailed: a loss or a gradient is not finite (names the step and the images; `nan/` gets the weights before
+            it), or the disk is full.
         RunInterrupted: a signal asked to stop; the state was saved.
     """
     log = RunLog(output / "log.jsonl", runtime, keep_bytes=state.log_bytes if state else 0)
     start = state.step if state else 0
     try:
         with stop_on_signals() as wish, TrainProgress(plan.num_steps, runtime, start=start) as progress:
-            return _Loop(task, plan, optim, runtime, output, log, progress).run(state, wish)
+            return _Loop(task, plan, optim, runtime, Output(output, runtime), log, progress).run(state, wish)
     finally:
         log.close()
 
@@ -83,19 +84,17 @@ class _Loop:
     plan: Plan
     optim: OptimConfig
     runtime: Runtime
-    output: Path
+    output: Output
     log: RunLog
     progress: TrainProgress
     step: int = 0
     """Optimizer steps that are done."""
-    best: dict[str, float] = field(default_factory=dict)
-    stale: int = 0
-    """Validations since the last one that was the best by mIoU."""
     lr: float = 0.0
     """Learning rate of the last step, where the scale is 1."""
 
     def __post_init__(self) -> None:
         self.meter = Meter(self.runtime)
+        self.best = Best()
 
     def run(self, state: TrainingState | None, wish: StopWish) -> dict[str, float]:
         plan = self.plan
@@ -116,21 +115,30 @@ class _Loop:
             self.progress.advance(self.step)
             self._listen(wish)
         self._export_last()
-        return self.best
+        return self.best.scores
 
     def _start(self, state: TrainingState | None) -> None:
         """Put the model onto its devices, as it was when `state` was taken."""
         task = self.task
         if state is not None:
-            self.step, self.best, self.stale = state.step, dict(state.best), state.stale
+            self.step, self.best = state.step, Best(dict(state.best), state.stale)
             if task.unfreeze_step is not None and self.step > task.unfreeze_step:
                 task.unfreeze()
             task.model.load_state_dict(state.model)
         self.trainable = Trainable(task.model, self.optim, self.runtime, depths=task.depths)
         if state is not None:
             self.trainable.restore(optimizer=state.optimizer, scaler=state.scaler, average=state.average)
-            self.log.write("resume", self.step)
-        task.model.train()
+        self.trainable.trained.train()
+        self._introduce("start" if state is None else "resume")
+
+    def _introduce(self, event: str) -> None:
+        """Log what the processes share, and say it where there are several."""
+        processes, sharding = self.runtime.world_size, self.runtime.config.sharding
+        norms = batch_norms_over(self.trainable.trained, processes)
+        self.log.write(event, self.step, processes=processes, sharding=sharding, batch_norms=norms)
+        if processes > 1:
+            shared = "sharded over them" if sharding == "fsdp" else "whole in each"
+            self.progress.say(f"{processes} processes, weights {shared}; batch norms: {norms}")
 
     def _thaw(self) -> None:
         """Set frozen weights free."""
@@ -141,32 +149,31 @@ class _Loop:
     def _step(self, batches: Iterator[Batch]) -> None:
         trainable, count = self.trainable, self.plan.config.accumulation
         self.lr = self.optim.set_lr(trainable.optimizer, self.step, self.plan.num_steps)
-        torch.manual_seed(
-            int(np.random.SeedSequence((self.task.seed, self.step, self.runtime.rank)).generate_state(1)[0])
-        )
+        self.runtime.seed(self.task.seed, self.step)
+        trainable.guard.begin()
         self.step += 1
         for micro in range(count):
             with trainable.accumulating(last=micro == count - 1):
                 batch = self.task.augment(next(batches))
                 terms = self.task.loss_fn(trainable.wrapped, batch)
-                self.runtime.accelerator.backward(terms["total"] / count)
+                trainable.backward(terms["total"] / count)
             self.meter.add(self.step, batch.ids, terms)
-        norm = trainable.update(self.step)
-        self.meter.norms += [] if norm is None else [norm]
+        self.meter.add_norm(self.step, trainable.update(self.step))
 
     def _flush(self) -> None:
-        """Log the means since the last time, and stop on a loss that is not finite."""
-        newest = next(newest_first(self.output / "checkpoints"), None)
-        good = f"the last good checkpoint is `{newest}`" if newest else "there is no checkpoint yet"
-        means = self.meter.fetch(last_good=good)
+        """Log the means since the last time, and stop where a loss or a gradient was not finite."""
+        breakdown = self.meter.breakdown()
+        if breakdown is not None:
+            accumulation = self.plan.config.accumulation
+            self.output.fail(Capture(breakdown, self.task.seed, self.runtime.world_size, accumulation), self.trainable)
+        means = self.meter.fetch()
         record = self.log.write("train", self.step, epoch=self.plan.epoch(self.step), lr=self.lr, **means)
         if self.step % self.plan.config.log_every == 0 or self.step == self.plan.num_steps:
             self.progress.train(record)
 
     def _validate(self) -> None:
         began = time.perf_counter()
-        with self.trainable.averaged():
-            self.runtime.share_buffers(self.task.model)
+        with self.trainable.shown():
             self._score()
         self.meter.pause(began)
 
@@ -174,7 +181,7 @@ class _Loop:
         """Score the weights that are in the model, log that, and export them where they are the best."""
         began = time.perf_counter()
         scores = dict(self.task.validate())
-        flags = {flag: self._is_best(score, better, scores[score]) for flag, (score, better) in BEST.items()}
+        flags = self.best.note(scores)
         record = self.log.write(
             "validation",
             self.step,
@@ -184,54 +191,32 @@ class _Loop:
             **flags,
         )
         self.progress.validation(record)
-        self.stale = 0 if flags["best_miou"] else self.stale + 1
-        for flag in (flag for flag in BEST if flags[flag]):
+        for flag in (flag for flag in flags if flags[flag]):
             self._export(flag.replace("_", "-"))
         if self._is_stale():
-            self.log.write("early stop", self.step, validations=self.stale)
-            self.progress.say(f"step {self.step}: stopped, {self.stale} validations without a better mIoU")
+            self.log.write("early stop", self.step, validations=self.best.stale)
+            self.progress.say(f"step {self.step}: stopped, {self.best.stale} validations without a better mIoU")
 
     def _is_stale(self) -> bool:
         """Whether the run has gone on for long enough without getting better."""
-        return self.plan.config.patience is not None and self.stale >= self.plan.config.patience
-
-    def _is_best(self, score: str, better: Callable[[float, float], float], value: float | None) -> bool:
-        """Note a score and tell whether no earlier one was as good; one that is not known never is."""
-        before = self.best.get(score)
-        if value is None:
-            return False
-        if before is not None and (value == before or better(value, before) != value):
-            return False
-        self.best[score] = value
-        return True
+        return self.plan.config.patience is not None and self.best.stale >= self.plan.config.patience
 
     def _export_last(self) -> None:
-        with self.trainable.averaged():
+        with self.trainable.shown():
             self._export("last")
 
     def _export(self, name: str) -> None:
-        def write() -> None:
-            try:
-                replace_folder(self.output / name, self.task.export)
-            except OSError as error:
-                raise RunFailed(
-                    f"`{self.output / name}` cannot be written: {error.strerror or error}",
-                    hint="make room, then go on with --resume",
-                ) from None
-
-        self.runtime.on_main(write)
+        self.output.export(name, self.task.export)
 
     def _save(self) -> None:
-        def write() -> None:
-            state = TrainingState(
-                step=self.step, best=self.best, stale=self.stale, log_bytes=self.log.sync(), **self.trainable.state()
-            )
-            save_checkpoint(self.output / "checkpoints", state, keep=self.plan.config.keep_checkpoints)
-
         began = time.perf_counter()
-        self.runtime.share_buffers(self.task.model)
-        self.runtime.on_main(write)
+        parts = self.trainable.state()
+        self.output.save(lambda: self._state(parts), keep=self.plan.config.keep_checkpoints)
         self.meter.pause(began)
+
+    def _state(self, parts: dict[str, Any]) -> TrainingState:
+        best = self.best
+        return TrainingState(step=self.step, best=best.scores, stale=best.stale, log_bytes=self.log.sync(), **parts)
 
     def _listen(self, wish: StopWish) -> None:
         """Save and stop where a process was told to.
@@ -252,6 +237,6 @@ class _Loop:
         name = wish.caught.name if wish.caught else "a signal in another process"
         raise RunInterrupted(
             f"stopped by {name} after step {self.step} of {self.plan.num_steps}; the state is saved",
-            hint=f"go on with: hfseg finetune --output {self.output} --resume",
+            hint=f"go on with: hfseg finetune --output {self.output.path} --resume",
             exit_code=wish.exit_code,
         )

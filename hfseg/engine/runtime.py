@@ -1,5 +1,6 @@
 """Processes, devices and precision: how a run starts on Accelerate."""
 
+import atexit
 import os
 import platform
 import subprocess
@@ -9,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed
 from accelerate import Accelerator
@@ -48,6 +50,8 @@ class RuntimeConfig(DeviceConfig):
     """Keep images and convolution weights in channels-last memory order."""
     gradient_checkpointing: bool = False
     """Recompute the encoder's activations in the backward pass, where the model can."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """Keep all of the weights, gradients and optimizer state in each process, or a part of them (FSDP2)."""
     trackers: tuple[str, ...] = Field(default=(), examples=[["tensorboard"]])
     """Accelerate trackers by name, beside `log.jsonl`."""
 
@@ -74,6 +78,7 @@ class RuntimeConfig(DeviceConfig):
             raise LaunchError(
                 "precision `fp16` needs a GPU: got device `cpu`", hint="use `--precision no` (or bf16 where it is fast)"
             )
+        atexit.register(_leave)
         return Runtime(accelerator, self)
 
     def _check_trackers(self) -> None:
@@ -87,6 +92,12 @@ class RuntimeConfig(DeviceConfig):
                 )
 
 
+def _leave() -> None:
+    """Leave the other processes before this one ends: gloo's threads abort a process that ends beside them."""
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
+
+
 _LAUNCH_HINT = (
     "on CPUs start with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node K -m hfseg ...`; "
     "on GPUs with `accelerate launch --num_processes K -m hfseg ...`"
@@ -94,14 +105,17 @@ _LAUNCH_HINT = (
 
 
 def check_launch(environ: Mapping[str, str]) -> None:
-    """Refuse a launch that asked for several processes and got one.
+    """Refuse a launch that asked for several processes and got one, or for sharding, of which the config must know.
 
     Accelerate's simple launcher (used for `--cpu`, and for MULTI_CPU without MPI) sets a rendezvous address exactly
     when more than one process was asked for, and starts one process without a rank.
 
     Raises:
-        LaunchError: that is the case here.
+        LaunchError: one of these is the case here.
     """
+    if environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        hint = "leave out --use_fsdp and give `--set runtime.sharding=fsdp`"
+        raise LaunchError("sharding is a setting of the run: `accelerate launch` was told to do it", hint=hint)
     launched = "ACCELERATE_MIXED_PRECISION" in environ and "MASTER_PORT" in environ
     ranked = any(name in environ for name in ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"))
     if launched and not ranked:
@@ -182,6 +196,11 @@ class Runtime:
         """
         return torch.compile(model, dynamic=False) if self.config.compile else model
 
+    def seed(self, seed: int, step: int, *, rank: int | None = None) -> None:
+        """Seed what dropout and the like draw in a step, counted from 0: batches differ by rank, and so must it."""
+        drawn = np.random.SeedSequence((seed, step, self.rank if rank is None else rank)).generate_state(1)
+        torch.manual_seed(int(drawn[0]))
+
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the main process's buffers: batch-norm statistics drift apart between steps."""
         if self.world_size > 1:
@@ -225,10 +244,6 @@ def _commit() -> str:
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return "released"
-    described = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    described = subprocess.run(command, capture_output=True, text=True, check=False)
     return described.stdout.strip() or "unknown"

@@ -21,8 +21,8 @@ class StopWish:
 def stop_on_signals() -> Iterator[StopWish]:
     """Catch SIGTERM and the first Ctrl-C; a second Ctrl-C interrupts at once.
 
-    Loader workers that are started inside inherit the handlers, and so finish their batch instead of dying with the
-    terminal's Ctrl-C.
+    Loader workers that are started inside inherit what is done at Ctrl-C, and so finish their batch instead of dying
+    with the terminal's.
     """
     wish = StopWish()
 

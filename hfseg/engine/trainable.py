@@ -1,20 +1,29 @@
 """What a run trains: a model, its optimizer and the average of its weights, on Accelerate's devices."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from hfseg.engine.ema import WeightAverage
+from hfseg.engine.guard import Guard
 from hfseg.engine.optim import OptimConfig, carry_over
 from hfseg.engine.runtime import Runtime
+from hfseg.engine.sharding import gathered, shard, spread, whole
+from hfseg.errors import LaunchError
 
 
 class Trainable:
     """A model under training.
 
-    `model` is the plain module, `wrapped` what must be called so that gradients are shared between processes.
+    `model` is the plain module, which validation and exports see; `trained` holds the weights that move, and is the
+    same module unless they are sharded; `wrapped` is what must be called so that gradients are shared between
+    processes.
     """
 
     def __init__(
@@ -24,14 +33,37 @@ class Trainable:
         self.optim = optim
         self.runtime = runtime
         self.depths = depths
+        if self._is_deepspeed and optim.clip_norm is not None:
+            raise LaunchError(
+                "`optim.clip_norm` has no effect under DeepSpeed, which keeps the gradients to itself",
+                hint="leave it out, and set gradient_clipping in the config of `accelerate launch`",
+            )
         self._wrap()
-        self.average = None if optim.ema_decay is None else WeightAverage(model, optim.ema_decay)
+        self.average = None if optim.ema_decay is None else WeightAverage(self.trained, optim.ema_decay)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of every weight."""
+        return self.runtime.config.sharding == "fsdp"
+
+    @property
+    def _is_deepspeed(self) -> bool:
+        return bool(self.runtime.accelerator.distributed_type == DistributedType.DEEPSPEED)
 
     def _wrap(self) -> None:
         """Hand model and optimizer to Accelerate."""
-        self.optimizer = self.optim.build(self.model.to(self.runtime.device), depths=self.depths)
-        wrapped, self.prepared = self.runtime.accelerator.prepare(self.model, self.optimizer)
+        accelerator = self.runtime.accelerator
+        if self.is_sharded:  # Accelerate does not shard on CPUs; what it adds here is mixed precision
+            self.trained = shard(copy.deepcopy(self.model), self.runtime.device, self.runtime.world_size)
+            self.optimizer = self.optim.build(self.trained, depths=self.depths)
+            wrapped = accelerator.prepare_model(self.trained, evaluation_mode=True)
+            self.prepared = accelerator.prepare_optimizer(self.optimizer)
+        else:
+            self.trained = self.model.to(self.runtime.device)
+            self.optimizer = self.optim.build(self.trained, depths=self.depths)
+            wrapped, self.prepared = accelerator.prepare(self.trained, self.optimizer)
         self.wrapped = self.runtime.compiled(wrapped)
+        self.guard = Guard(self.trained, self.runtime)
 
     def rewrap(self) -> None:
         """Go on with an optimizer that has weights too which have been set free since."""
@@ -43,32 +75,86 @@ class Trainable:
         self.model.train()
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Share gradients between processes in the last batch of a step only."""
-        return nullcontext() if last else self.runtime.accelerator.no_sync(self.wrapped)
+        """Share gradients between processes in the last batch of a step only; where they are sharded, in each."""
+        return nullcontext() if last or self.is_sharded else self.runtime.accelerator.no_sync(self.wrapped)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss."""
+        self.runtime.accelerator.backward(self.guard.watched(loss))
 
     def update(self, step: int) -> Tensor | None:
-        """Clip the gradients, move the weights and their average; give the norm of the gradients where it was found."""
-        norm = None
-        if self.optim.clip_norm is not None:
-            norm = self.runtime.accelerator.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm)
-        self.prepared.step()
+        """Clip the gradients, move the weights and their average; give the norm that the gradients had.
+
+        Where a loss or the norm was not finite, in this step or before, nothing moves. DeepSpeed keeps the gradients
+        to itself: there is no norm then.
+        """
+        self.runtime.accelerator.unscale_gradients()
+        norm = self._clipped()
+        self.guard.settle(norm)
+        if self._moves():
+            self.prepared.step()
         self.prepared.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update(self.model, step)
+            self.average.update(self.trained, step)
         return norm
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Put the averaged weights into the model for a while, where they are kept."""
-        return nullcontext() if self.average is None else self.average.applied(self.model)
+    def _clipped(self) -> Tensor | None:
+        gradients = [value.grad for value in self.trained.parameters() if value.grad is not None]
+        if not gradients:
+            return None
+        norm = get_total_norm(gradients)
+        if self.optim.clip_norm is not None:
+            clip_grads_with_norm_(self.trained.parameters(), self.optim.clip_norm, norm)
+        return whole(norm)
+
+    def _moves(self) -> bool:
+        """Tell whether the optimizer is to be called; a fused one leaves out a step on the device, without a wait."""
+        if self.runtime.accelerator.scaler is not None or not self.guard.is_exact:
+            return True  # the scaler leaves out gradients that are not finite, which they are from a bad loss on
+        if all(group["fused"] for group in self.optimizer.param_groups):
+            self.optimizer.found_inf = self.guard.bad  # type: ignore[attr-defined]  # read by fused optimizers
+            return True
+        return not bool(self.guard.bad)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Let `model` hold the weights that are validated and exported, the same in every process, for a while.
+
+        These are the averaged ones, where they are kept. Every process must come here.
+        """
+        averaged = nullcontext() if self.average is None else self.average.applied(self.trained)
+        with averaged:
+            if self.is_sharded:
+                self._put_together()
+            self.runtime.share_buffers(self.model)
+            yield
+        if self.is_sharded:
+            self.model.to("cpu")
+
+    @torch.no_grad()
+    def _put_together(self) -> None:
+        """Copy the sharded weights into the plain model, one after the other."""
+        plain = self.model.to(self.runtime.device).state_dict()
+        for name, value in self.trained.state_dict().items():
+            plain[name].copy_(whole(value))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Give all weights, whole, in the main process; every process must come here."""
+        return gathered(self.trained.state_dict(), keep=self.runtime.is_main)
 
     def state(self) -> dict[str, Any]:
-        """Give what a checkpoint holds of it."""
-        scaler = self.runtime.accelerator.scaler
+        """Give what a checkpoint holds of it, whole, in the main process; every process must come here."""
+        self.runtime.share_buffers(self.trained)
+        scaler, keep = self.runtime.accelerator.scaler, self.runtime.is_main
+        optimizer = self.optimizer.state_dict()
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": self.weights(),
+            "optimizer": {
+                "state": {number: gathered(values, keep=keep) for number, values in optimizer["state"].items()},
+                "param_groups": optimizer["param_groups"],
+            },
             "scaler": None if scaler is None else scaler.state_dict(),
-            "average": None if self.average is None else self.average.average,
+            "average": None if self.average is None else gathered(self.average.average, keep=keep),
         }
 
     def restore(
@@ -78,9 +164,23 @@ class Trainable:
         scaler: dict[str, Any] | None,
         average: Mapping[str, Tensor] | None,
     ) -> None:
-        """Take over what a checkpoint holds, but for the weights, which the model had before it came here."""
-        self.optimizer.load_state_dict(optimizer)
+        """Take over what a checkpoint holds, but for the weights, which the model had before it came here.
+
+        Raises:
+            LaunchError: DeepSpeed holds the optimizer's state.
+        """
+        if self._is_deepspeed:
+            raise LaunchError("a run under DeepSpeed cannot be resumed", hint="use --set runtime.sharding=fsdp")
+        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
+        state = {
+            number: {name: spread(value, parameters[number]) for name, value in values.items()}
+            for number, values in optimizer["state"].items()
+        }
+        self.optimizer.load_state_dict({**optimizer, "state": state})
         if self.average is not None and average is not None:
-            self.average.average = {name: value.to(self.runtime.device) for name, value in average.items()}
+            like = self.trained.state_dict()
+            self.average.average = {
+                name: spread(value, like[name]).to(self.runtime.device) for name, value in average.items()
+            }
         if scaler is not None and self.runtime.accelerator.scaler is not None:
             self.runtime.accelerator.scaler.load_state_dict(scaler)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 from torch import Tensor
 
 from hfseg.config import Config
@@ -20,13 +20,13 @@ class LossConfig(Config):
     """What is minimized."""
 
     terms: str = "ce"
-    """A loss, or a weighted sum such as `ce+0.5*dice`: ce, ohem, focal, dice, tversky, lovasz; terms are logged by
-    name, unweighted."""
+    """A loss, or a weighted sum such as `ce+0.5*dice`: ce, ohem, focal, boundary, dice, tversky, lovasz; terms are
+    logged by name, unweighted."""
     auxiliary_weight: NonNegativeFloat = 0.4
     """Weight of the same sum on the auxiliary head, where the model has one."""
     class_weights: str = "none"
-    """How much a class counts in ce, ohem and focal: `none`, `auto` (from the training masks, more for rare classes),
-    or a YAML file with a weight for each class."""
+    """How much a class counts in ce, ohem, focal and boundary: `none`, `auto` (from the training masks, more for rare
+    classes), or a YAML file with a weight for each class."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target of ce that is spread over all classes."""
     ohem_threshold: Share = 0.7
@@ -35,6 +35,10 @@ class LossConfig(Config):
     """Share of the labelled pixels that count in ohem at least, the hardest ones."""
     focal_gamma: NonNegativeFloat = 2.0
     """How strongly focal turns away from pixels that are right; 0 is cross entropy."""
+    boundary_width: PositiveInt = 3
+    """Pixels from another class up to which a pixel counts more in boundary."""
+    boundary_gain: NonNegativeFloat = 4.0
+    """How many times more than others such a pixel counts in boundary; 0 is cross entropy."""
     tversky_false_positive: NonNegativeFloat = 0.3
     """Weight of wrongly claimed pixels in tversky."""
     tversky_false_negative: NonNegativeFloat = 0.7

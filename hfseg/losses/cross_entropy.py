@@ -1,7 +1,7 @@
 """Cross entropy at the labels' own size, in strips."""
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,14 +43,22 @@ def cross_entropy(
 def total_weight(
     labels: Integer[Tensor, "b h w"], class_weights: Float[Tensor, " k"] | None, *, ignore_index: int
 ) -> Tensor:
-    """Add up the weights of the pixels that are not ignored, which are 1 without `class_weights`; 1 where there is
-    nothing to weigh.
-    """
-    kept = labels.int() != ignore_index
+    """Add up the weights of the pixels that are not ignored; 1 where there is nothing to weigh."""
+    return positive(weight_of(labels, class_weights, where=labels.int() != ignore_index))
+
+
+def weight_of(
+    labels: Integer[Tensor, "b h w"], class_weights: Float[Tensor, " k"] | None, *, where: Bool[Tensor, "b h w"]
+) -> Tensor:
+    """Add up the weights of some pixels by their labels, each 1 without `class_weights`."""
     if class_weights is None:
-        return kept.sum().clamp(min=1)
-    total = (class_weights[labels.long().where(kept, 0)] * kept).sum()
-    return torch.where(total > 0, total, 1.0)
+        return where.sum()
+    return (class_weights[labels.long().where(where, 0)] * where).sum()
+
+
+def positive(weight: Tensor) -> Tensor:
+    """Put 1 for a total weight of 0, by which nothing can be divided."""
+    return torch.where(weight > 0, weight, 1)
 
 
 def beside(logits: Float[Tensor, "b k h w"], class_weights: Float[Tensor, " k"] | None) -> Float[Tensor, " k"] | None:

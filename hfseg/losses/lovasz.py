@@ -1,10 +1,15 @@
 """Lovasz-softmax: a convex surrogate of 1 - IoU."""
 
-import torch
-from jaxtyping import Float, Integer
-from torch import Tensor
+from typing import Any
 
-from hfseg.logits import resize_logits
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hfseg.logits import resize_logits, strips
+from hfseg.losses.regions import class_pixels
+from hfseg.losses.strip_sums import precise
 
 
 def lovasz(
@@ -12,24 +17,83 @@ def lovasz(
 ) -> Float[Tensor, ""]:
     """Average the Lovasz extension of the Jaccard loss over the classes that are labelled in the batch.
 
-    Errors of all pixels of a class are sorted together, so logits at full size are held; 0 where nothing is labelled.
+    The errors of all pixels of a class are sorted together, which no strip can do; so one class is taken at a time, and
+    what is held at full size does not grow with their number. 0 where nothing is labelled. The device is waited for
+    once, to learn which classes are there.
     Source: Berman et al., arXiv 1705.08790, eq. 9 and algorithm 1; classes that are present, over the whole batch.
     """
-    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    probabilities = resize_logits(precise, (labels.shape[-2], labels.shape[-1])).softmax(1)
-    kept = labels.int() != ignore_index
-    target = labels[kept].long()
-    probabilities = probabilities.movedim(1, -1)[kept]
-    present = target.unique().tolist()
-    losses = [_extension((target == c).to(precise.dtype), probabilities[:, c]) for c in present]
-    return torch.stack(losses).mean() if losses else logits.sum() * 0
+    counts = class_pixels(labels, logits.shape[1], ignore_index=ignore_index)
+    present = [label for label, count in enumerate(counts.tolist()) if count]
+    return _Lovasz.apply(logits, labels, labels.int() != ignore_index, present)  # type: ignore[no-any-return]
 
 
-def _extension(is_class: Float[Tensor, " n"], probability: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Weight the errors of one class, from large to small, by what each adds to the Jaccard loss."""
-    errors, order = (is_class - probability).abs().sort(descending=True)
-    sorted_class = is_class[order]
-    intersection = sorted_class.sum() - sorted_class.cumsum(0)
-    union = sorted_class.sum() + (1 - sorted_class).cumsum(0)
+class _Lovasz(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, kept: Tensor, present: list[int]) -> Tensor:
+        scores = precise(logits)
+        with torch.autocast(logits.device.type, enabled=False):
+            total, gradient = _mean_and_gradient(scores, labels, kept, present)
+        ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grads[0]).to(ctx.dtype), None, None, None
+
+
+def _mean_and_gradient(
+    logits: Float[Tensor, "b k h w"],
+    labels: Integer[Tensor, "b h2 w2"],
+    kept: Bool[Tensor, "b h2 w2"],
+    present: list[int],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "b k h w"]]:
+    """With p the probabilities and s the slopes of the mean by them, the gradient by the logits of class c is
+    p_c s_c - p_c (sum of p s over the classes): the first part is had class by class, the second in strips afterwards.
+    """
+    size = (labels.shape[-2], labels.shape[-1])
+    total, gradient = logits.new_zeros(()), torch.zeros_like(logits)
+    normalizer = _log_sum_exp(logits, size)
+    mixed = torch.zeros_like(normalizer)
+    for label in present:
+        source = logits[:, label : label + 1].detach().requires_grad_()
+        with torch.enable_grad():
+            resized = resize_logits(source, size)
+        probability = (resized.detach()[:, 0] - normalizer).exp()
+        value, slope = _extension((labels == label) & kept, probability, kept)
+        total += value / len(present)
+        flow = probability * slope / len(present)
+        mixed += flow
+        gradient[:, label : label + 1] += torch.autograd.grad(resized, source, flow[:, None])[0]
+    for strip in strips(logits, size):
+        part = logits[:, :, strip.source].detach().requires_grad_()
+        with torch.enable_grad():
+            resized = strip.resize(part, size[1])
+        flow = resized.detach().softmax(1) * -mixed[:, None, strip.rows]
+        gradient[:, :, strip.source] += torch.autograd.grad(resized, part, flow)[0]
+    return total, gradient
+
+
+def _log_sum_exp(logits: Float[Tensor, "b k h w"], size: tuple[int, int]) -> Float[Tensor, "b h2 w2"]:
+    """The logarithm of what the softmax divides by."""
+    rows = [strip.resize(logits[:, :, strip.source], size[1]).logsumexp(1) for strip in strips(logits, size)]
+    return torch.cat(rows, 1)
+
+
+def _extension(
+    is_class: Bool[Tensor, "b h w"], probability: Float[Tensor, "b h w"], kept: Bool[Tensor, "b h w"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "b h w"]]:
+    """Weight the errors of one class, from large to small, by what each adds to the Jaccard loss; give the slope by the
+    probabilities too. An ignored pixel comes after all others and adds nothing.
+    """
+    signed = probability - is_class.to(probability.dtype)
+    errors, order = signed.abs().where(kept, -1.0).flatten().sort(descending=True)
+    hit = is_class.flatten()[order].to(probability.dtype)
+    intersection = hit.sum() - hit.cumsum(0)
+    union = hit.sum() + (1 - hit).cumsum(0)
     jaccard = 1 - intersection / union
-    return errors @ jaccard.diff(prepend=jaccard.new_zeros(1))
+    added = jaccard.diff(prepend=jaccard.new_zeros(1))
+    slope = torch.empty_like(added).scatter_(0, order, added).view_as(signed)
+    return errors.clamp(min=0) @ added, signed.sign() * slope * kept

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Int, Integer
 from torch import Tensor
 
 from hfseg.losses.strip_sums import strip_sums
@@ -44,5 +44,13 @@ def soft_regions(logits: Float[Tensor, "b k h w"], labels: Integer[Tensor, "b h2
 
     size = (labels.shape[-2], labels.shape[-1])
     shared, predicted = strip_sums(logits, size, counted).chunk(2)
-    kept = labels[labels.int() != ignore_index].long()
-    return Regions(shared, predicted, torch.bincount(kept, minlength=num_labels).to(shared.dtype))
+    return Regions(shared, predicted, class_pixels(labels, num_labels, ignore_index=ignore_index).to(shared.dtype))
+
+
+def class_pixels(labels: Integer[Tensor, "b h w"], num_labels: int, *, ignore_index: int) -> Int[Tensor, " k"]:
+    """Count the pixels of each class that are not ignored; shapes do not depend on the labels, nor is a device waited
+    for.
+    """
+    kept = labels.int() != ignore_index
+    places = labels.long().where(kept, 0).flatten()
+    return places.new_zeros(num_labels).index_add(0, places, kept.long().flatten())

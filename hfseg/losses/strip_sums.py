@@ -39,11 +39,11 @@ def strip_sums(
 class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, size: tuple[int, int], measure: Measure, max_elements: int | None) -> Tensor:
-        precise = _precise(logits)
-        gradient = torch.zeros_like(precise) if logits.requires_grad else None
-        total = precise.new_zeros(())
-        for strip in strips(precise, size, max_elements=max_elements):
-            part, found = _measured(precise, strip, size, measure, wants_gradient=gradient is not None)
+        scores = precise(logits)
+        gradient = torch.zeros_like(scores) if logits.requires_grad else None
+        total = scores.new_zeros(())
+        for strip in strips(scores, size, max_elements=max_elements):
+            part, found = _measured(scores, strip, size, measure, wants_gradient=gradient is not None)
             total += found.detach()
             if gradient is not None:
                 gradient[:, :, strip.source] += torch.autograd.grad(found, part)[0]
@@ -62,10 +62,10 @@ class _Total(torch.autograd.Function):
 class _Sums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, size: tuple[int, int], measure: Measure, max_elements: int | None) -> Tensor:
-        precise = _precise(logits)
+        scores = precise(logits)
         found = [
-            _measured(precise, strip, size, measure, wants_gradient=False)[1]
-            for strip in strips(precise, size, max_elements=max_elements)
+            _measured(scores, strip, size, measure, wants_gradient=False)[1]
+            for strip in strips(scores, size, max_elements=max_elements)
         ]
         ctx.save_for_backward(logits)
         ctx.size, ctx.measure, ctx.max_elements = size, measure, max_elements
@@ -75,15 +75,16 @@ class _Sums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (logits,) = ctx.saved_tensors
-        precise = _precise(logits)
-        gradient = torch.zeros_like(precise)
-        for strip in strips(precise, ctx.size, max_elements=ctx.max_elements):
-            part, found = _measured(precise, strip, ctx.size, ctx.measure, wants_gradient=True)
+        scores = precise(logits)
+        gradient = torch.zeros_like(scores)
+        for strip in strips(scores, ctx.size, max_elements=ctx.max_elements):
+            part, found = _measured(scores, strip, ctx.size, ctx.measure, wants_gradient=True)
             gradient[:, :, strip.source] += torch.autograd.grad(found, part, grads[0])[0]
         return gradient.to(logits.dtype), None, None, None
 
 
-def _precise(logits: Tensor) -> Tensor:
+def precise(logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
+    """Take logits out of the graph, in the precision in which they are scored: float32, or float64 where they are."""
     logits = logits.detach()
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 

@@ -9,6 +9,7 @@ from typing import Any
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from hfseg.losses.boundary import boundary
 from hfseg.losses.cross_entropy import cross_entropy
 from hfseg.losses.dice import dice
 from hfseg.losses.focal import focal
@@ -31,6 +32,7 @@ TERMS: dict[str, Term] = {
     "ce": Term(cross_entropy, {**WEIGHTED, "label_smoothing": "label_smoothing"}),
     "ohem": Term(ohem, {**WEIGHTED, "ohem_threshold": "threshold", "ohem_min_kept": "min_kept"}),
     "focal": Term(focal, {**WEIGHTED, "focal_gamma": "gamma"}),
+    "boundary": Term(boundary, {**WEIGHTED, "boundary_width": "width", "boundary_gain": "gain"}),
     "dice": Term(dice, {}),
     "tversky": Term(tversky, {"tversky_false_positive": "false_positive", "tversky_false_negative": "false_negative"}),
     "lovasz": Term(lovasz, {}),

@@ -6,11 +6,12 @@ erosions by 3 x 3 pixels, outside of the image counting as another class. Ignore
 """
 
 import math
-from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Int, Integer, Shaped
+from jaxtyping import Int, Integer
 from torch import Tensor
+
+from hfseg.bands import boundary_band, pick
 
 DIAGONAL_SHARE = 0.02
 """The authors' width of a band, as a share of the image's diagonal."""
@@ -32,49 +33,7 @@ def boundary_maps(
     kept = labels.to(torch.int32) != ignore_index  # among bytes, -100 would be 156
     narrow = torch.uint8 if num_labels + 1 <= 255 else torch.int32  # the work is bound by memory
     in_pred, in_labels = (
-        _pick(ids, boundary_band(ids, kept, distance=distance), num_labels)
+        pick(ids, boundary_band(ids, kept, distance=distance), num_labels)
         for ids in (pred.to(narrow), labels.to(narrow))
     )
     return in_pred, in_labels + ~kept
-
-
-def boundary_band(
-    ids: Integer[Tensor, "b h w"], kept: Bool[Tensor, "b h w"], *, distance: int
-) -> Bool[Tensor, "b h w"]:
-    """Find the kept pixels at most `distance` away from a kept pixel of another class, or from outside of the image.
-
-    The distance is that of the chessboard (Chebyshev): the larger one of rows and columns. What is not kept belongs to
-    no band and makes none: an object beside ignored pixels has no boundary there. Kept ids are not negative.
-
-    The largest and the smallest id in a window of `2 distance + 1` pixels differ where two classes meet in it; windows
-    grow by doubling, so that a wide band costs little more than a narrow one.
-    """
-    size = 2 * distance + 1
-    if min(ids.shape[-2:]) < size:
-        return kept
-    largest, smallest = _pick(ids, kept, 0), _pick(ids, kept, torch.iinfo(ids.dtype).max)
-    for dim in (-2, -1):
-        largest = _in_window(largest, torch.maximum, size=size, dim=dim)
-        smallest = _in_window(smallest, torch.minimum, size=size, dim=dim)
-    band = kept.clone()
-    band[:, distance:-distance, distance:-distance] &= largest != smallest  # any other window reaches outside
-    return band
-
-
-def _pick(ids: Integer[Tensor, "b h w"], where: Bool[Tensor, "b h w"], other: int) -> Integer[Tensor, "b h w"]:
-    """Put `other` where `where` does not hold: on bytes on a CPU, 15 times faster than `torch.where`."""
-    mask = where.to(ids.dtype)
-    return ids * mask + other * (1 - mask)
-
-
-def _in_window(
-    values: Shaped[Tensor, "b h w"], extreme: Callable[[Tensor, Tensor], Tensor], *, size: int, dim: int
-) -> Shaped[Tensor, "b h2 w2"]:
-    """Take the extreme of each `size` neighbours along one dimension, which loses `size - 1` places."""
-    reach = 1
-    while reach < size:
-        step = min(reach, size - reach)
-        places = values.shape[dim] - step
-        values = extreme(values.narrow(dim, 0, places), values.narrow(dim, step, places))
-        reach += step
-    return values

@@ -4,27 +4,29 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Any
 
-from pydantic import PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from hfseg.config import Config
 from hfseg.errors import ModelError
 from hfseg.models import anatomy
+from hfseg.models.adapter import held_norms
 from hfseg.models.segmenter import Segmenter
 
 ALL_BUT = "all-but:"
 RANGE = re.compile(r"(\d+)-(\d+)")
 
 
-class FreezeConfig(Config):
+class FreezeStage(Config):
     """What stays as it is while the rest is trained."""
 
     modules: tuple[str, ...] = ()
     """Patterns: `backbone`, `backbone.stages.0-2`, `backbone.stem`, `head`, `classifier`, a module name with wildcards,
     or `all-but:` and one of these."""
     until_step: PositiveInt | None = None
-    """Optimizer step at which everything is trained again; unset freezes for the whole run."""
+    """Optimizer step at which this ends: with what `then` holds, or everything is trained; unset is the whole run."""
 
     @field_validator("modules", mode="before")
     @classmethod
@@ -33,10 +35,40 @@ class FreezeConfig(Config):
         return tuple(text.strip() for text in texts if text.strip()) if isinstance(texts, list) else texts
 
     @model_validator(mode="after")
-    def _used(self) -> "FreezeConfig":
+    def _used(self) -> "FreezeStage":
         if self.until_step is not None and not self.modules:
             raise ValueError("`until_step` has no effect without `modules`\n\nhint: say what to freeze, with --freeze")
         return self
+
+
+class FreezeConfig(FreezeStage):
+    """What stays as it is while the rest is trained, and what of it is set free one stage after the other."""
+
+    then: tuple[FreezeStage, ...] = Field(
+        default=(), examples=[[{"modules": ["backbone.stages.0-2"], "until_step": 2000}]]
+    )
+    """What stays frozen after `until_step`, each stage until its own, for instance fewer stages each time."""
+
+    @model_validator(mode="after")
+    def _one_after_the_other(self) -> "FreezeConfig":
+        steps = [stage.until_step for stage in (self, *self.then)]
+        ends = [step for step in steps[:-1] if step is not None]
+        if len(ends) != len(steps) - 1 or any(one >= other for one, other in pairwise(steps) if one and other):
+            raise ValueError(
+                f"`then` needs an `until_step` before it, each later than the last one: got {steps}\n\n"
+                "hint: only the last stage may go on to the end of the run"
+            )
+        return self
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps at which something else is frozen than before."""
+        return tuple(stage.until_step for stage in (self, *self.then) if stage.until_step is not None)
+
+    def patterns(self, step: int) -> tuple[str, ...]:
+        """Give what is frozen when optimizer step `step`, counted from 0, is taken."""
+        stages = (stage for stage in (self, *self.then) if stage.until_step is None or step < stage.until_step)
+        return next((stage.modules for stage in stages), ())
 
 
 def freeze(segmenter: Segmenter, patterns: Sequence[str]) -> None:
@@ -64,16 +96,16 @@ def freeze(segmenter: Segmenter, patterns: Sequence[str]) -> None:
     switched = tuple(name for name, p in hf.named_parameters() if name in parameters and p.requires_grad)
     for name in switched:
         hf.get_parameter(name).requires_grad_(False)
-    segmenter.frozen_modules = tuple(name for name, _ in hf.named_modules() if name in modules)
+    segmenter.frozen_modules = tuple(name for name, _ in hf.named_modules() if name in modules | {*held_norms(hf)})
     segmenter.frozen_parameters = switched
     segmenter.train(segmenter.training)
 
 
 def unfreeze(segmenter: Segmenter) -> None:
-    """Let go of everything that `freeze` took."""
+    """Let go of everything that `freeze` took; what is fixed beside adapters stays so."""
     for name in segmenter.frozen_parameters:
         segmenter.hf.get_parameter(name).requires_grad_(True)
-    segmenter.frozen_modules = segmenter.frozen_parameters = ()
+    segmenter.frozen_modules, segmenter.frozen_parameters = held_norms(segmenter.hf), ()
     segmenter.train(segmenter.training)
 
 

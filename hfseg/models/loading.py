@@ -1,10 +1,13 @@
 """Opening a whole segmentation model, with nothing missing and nothing left over."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, MODEL_FOR_BACKBONE_MAPPING, MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
 from hfseg.errors import ModelError
+from hfseg.models.adapter_folder import is_adapter_folder, read_adapters
+from hfseg.models.labelling import read_labels
 from hfseg.models.pixels import Pixels
 from hfseg.models.sources import Source, load
 
@@ -12,7 +15,7 @@ SUFFIX = "ForSemanticSegmentation"
 
 
 def load_segmentation(source: Source) -> tuple[Any, Pixels]:
-    """Load a semantic segmentation model and how it takes pixels.
+    """Load a semantic segmentation model and how it takes pixels; adapters are merged into the model they belong to.
 
     Raises:
         ModelError: it is no semantic segmentation model, parameters are missing, left over or of another shape, or
@@ -25,6 +28,8 @@ def load_segmentation(source: Source) -> tuple[Any, Pixels]:
             hint="add one with `image_mean` and `image_std`",
         )
     config = CONFIG_MAPPING[source.model_type].from_dict(dict(source.config))
+    if is_adapter_folder(Path(source.location)):
+        return read_adapters(Path(source.location), read_labels(config))
     loaded = load(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING[type(config)], source, config=config)
     for what, names in (("lacks", loaded.missing), ("holds unknown", loaded.unexpected)):
         if names:

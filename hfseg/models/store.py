@@ -8,8 +8,11 @@ import json
 import shutil
 from pathlib import Path
 
+from hfseg.config import Config
 from hfseg.errors import ModelError
 from hfseg.labels import LabelSpace
+from hfseg.models.adapter import adapter_scale, merged
+from hfseg.models.adapter_folder import write_adapters
 from hfseg.models.labelling import read_labels, write_labels
 from hfseg.models.loading import load_segmentation
 from hfseg.models.segmenter import Segmenter
@@ -17,25 +20,41 @@ from hfseg.models.sources import locate, quiet
 
 
 def save_model(
-    segmenter: Segmenter, labels: LabelSpace, directory: Path | str, *, size: tuple[int, int] | None = None
+    segmenter: Segmenter,
+    labels: LabelSpace,
+    directory: Path | str,
+    *,
+    size: tuple[int, int] | None = None,
+    base: Config | None = None,
 ) -> None:
-    """Write a model folder, from which `pipeline("image-segmentation")` runs.
+    """Write a model folder, from which `pipeline("image-segmentation")` runs; adapters are merged into their layers.
 
-    `size` (height, width) is what plain Transformers will resize images to; without it images keep their size.
+    `size` (height, width) is what plain Transformers will resize images to; without it images keep their size. With
+    `base`, the settings that a model with adapters was built by, what was trained is written alone: `open_model` opens
+    it where that model is at hand.
 
     Raises:
         ModelError: the label space has another number of classes than the model.
+        ValueError: `base` is given and the model has no adapters.
     """
     hf = segmenter.hf
     if labels.num_labels != hf.config.num_labels:
         raise ModelError(f"model has {hf.config.num_labels} classes: the label space has {labels.num_labels}")
+    if base is not None and adapter_scale(hf) is None:
+        raise ValueError("`base` belongs to adapters, and the model has none")
     write_labels(hf.config, labels)
     directory = Path(directory)
     fresh, old = (directory.with_name(f".{directory.name}.{word}") for word in ("writing", "replaced"))
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
+    scale = adapter_scale(hf)
     with quiet():
-        hf.save_pretrained(fresh)
+        if scale is None:
+            hf.save_pretrained(fresh)
+        elif base is None:
+            hf.save_pretrained(fresh, state_dict=merged(hf.state_dict(), scale=scale))
+        else:
+            write_adapters(hf, fresh, base=base)
     preprocessor = json.dumps(segmenter.pixels.to_preprocessor(size), indent=2)
     (fresh / "preprocessor_config.json").write_text(f"{preprocessor}\n", encoding="utf-8")
     if directory.exists():

@@ -14,6 +14,7 @@ from hfseg.data.duplicates import find_overlaps, take_prints
 from hfseg.data.verify import inspect
 from hfseg.engine.checkpoint import write_file
 from hfseg.engine.dry_run import dry_run
+from hfseg.engine.groups import describe_groups
 from hfseg.engine.loop import Task
 from hfseg.engine.runtime import Runtime, environment
 from hfseg.errors import ConfigError, DataError, HfsegError, LaunchError
@@ -133,7 +134,8 @@ def _try(
     except HfsegError as error:
         notes.add("run", "dry run", error)
         return None
-    trial = Trial.of(tried, plan, config, runtime, validation=length(validation), tried=length(few))
+    groups = describe_groups(segmenter, config.optim, depths=task.depths) if task.depths is not None else ()
+    trial = Trial.of(tried, plan, config, runtime, validation=length(validation), tried=length(few), groups=groups)
     notes.warnings += advice.about_cost(trial.run, trial.cost, runtime)
     return trial
 

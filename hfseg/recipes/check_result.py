@@ -10,6 +10,7 @@ from hfseg.data.census import Census
 from hfseg.data.duplicates import Overlap, Prints
 from hfseg.data.verify import Findings, Problem
 from hfseg.engine.dry_run import TIMED_STEPS, DryRun, Estimate, estimate
+from hfseg.engine.groups import Group
 from hfseg.engine.plan import Plan
 from hfseg.engine.runtime import Runtime
 from hfseg.recipes.advice import Advice
@@ -57,6 +58,8 @@ class Trial:
     cost: Estimate
     facts: Mapping[str, Any]
     assumptions: tuple[str, ...]
+    groups: tuple[Group, ...] = ()
+    """Of the optimizer, where learning rates differ by depth."""
 
     @classmethod
     def of(
@@ -68,6 +71,7 @@ class Trial:
         *,
         validation: int | None,
         tried: int | None,
+        groups: tuple[Group, ...] = (),
     ) -> "Trial":
         """Extend a dry run, which `tried` some of the `validation` images, to the whole run."""
         images, workers = config.loader.batch_size, config.loader.workers
@@ -82,7 +86,8 @@ class Trial:
             "validation_images": tried,
         }
         cost = estimate(run, plan, validation_share=share, is_overlapped=is_overlapped)
-        return cls(run, cost, facts, tuple(_assumptions(config, is_overlapped=is_overlapped, validation=validation)))
+        assumptions = tuple(_assumptions(config, is_overlapped=is_overlapped, validation=validation))
+        return cls(run, cost, facts, assumptions, groups)
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class CheckResult:
                 **{name: _part_dict(part) for name, part in self.parts.items()},
                 **{name: {"reason": reason} for name, reason in self.absent.items()},
             },
+            "groups": [] if trial is None else [asdict(group) for group in trial.groups],
             "overlaps": [self._overlap_dict(overlap) for overlap in self.overlaps],
             "dry_run": None if trial is None else {**asdict(trial.run), **trial.facts},
             "estimate": None

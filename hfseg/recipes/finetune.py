@@ -17,7 +17,7 @@ from hfseg.recipes.pictures import draw_samples
 from hfseg.recipes.run import FinetuneConfig, RunFolder
 from hfseg.recipes.scoring import AnyDataset, counting, describe, shown_batches, write_metrics
 from hfseg.recipes.subjects import ModelSubject
-from hfseg.recipes.training import batches_per_epoch, build_model, make_task, open_data
+from hfseg.recipes.training import batches_per_epoch, build_model, check_sharding, make_task, open_data
 from hfseg.viz import build_report
 
 
@@ -40,6 +40,7 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> Result | None:
         RunFailed: training could not go on; the last checkpoint is whole.
     """
     runtime, folder = config.runtime.start(config.output), RunFolder(config.output)
+    check_sharding(config, runtime)
     runtime.on_main(lambda: folder.check(config, runtime, resume=resume))
     train, validation = open_data(config, runtime)
     plan = config.train.plan(batches_per_epoch(config, train, runtime))

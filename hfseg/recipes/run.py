@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hfseg.config import KIND, Config, differences, kind_of, models_in
 from hfseg.data import AugmentConfig, DataConfig, DemoConfig, LoaderConfig
 from hfseg.engine.checkpoint import write_file
 from hfseg.engine.inference import ProtocolConfig, WholeConfig
+from hfseg.engine.lock import LOCK
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import TrainConfig
 from hfseg.engine.runtime import Runtime, RuntimeConfig, environment
@@ -19,8 +21,20 @@ from hfseg.errors import CheckpointError
 from hfseg.losses import LossConfig
 from hfseg.models import FreezeConfig, ModelConfig, SegformerModelConfig
 
-FREE_ON_RESUME = frozenset({"output", "loader.workers", "train.keep_checkpoints", "runtime.num_processes"})
-"""Settings that may differ when a run goes on: they do not change its weights."""
+FREE_ON_RESUME = frozenset(
+    {
+        "output",
+        "loader.workers",
+        "loader.timeout_s",
+        "loader.on_error",
+        "train.keep_checkpoints",
+        "runtime.num_processes",
+    }
+)
+"""Settings that may differ when a run goes on: they do not change its weights, or only where it would have ended."""
+
+DEALING = frozenset({"loader.batch_size", "train.accumulation", "runtime.sharding"})
+"""Settings that may differ when a run goes on with as many images in a step: they say how these are dealt out."""
 
 
 class FinetuneConfig(Config):
@@ -84,16 +98,21 @@ class RunFolder:
         """Read the settings that the run was started with."""
         return FinetuneConfig.load(yaml_path=self.config)
 
+    def dealing(self) -> tuple[int, int, int]:
+        """Read how the images of a step were dealt out at the start: processes, images a batch, batches a step."""
+        config, processes = self.settings(), json.loads((self.path / "env.json").read_text())["processes"]
+        return int(processes), config.loader.batch_size, config.train.accumulation
+
     def check(self, config: FinetuneConfig, runtime: Runtime, *, resume: bool) -> None:
         """Check that a run can start here, or that the run that is here can go on; write nothing.
 
         Raises:
             CheckpointError: something is in the way, there is no run to go on with, or it was started with other
-                settings (names the keys that differ) or another number of processes.
+                settings (names the keys that differ), or its steps took another number of images.
         """
         if resume:
             self._check_same(config, runtime)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())):
             raise CheckpointError(
                 f"output `{self.path}` exists already",
                 hint="go on with it by --resume, or give another --output; a run is never overwritten",
@@ -111,19 +130,31 @@ class RunFolder:
                 f"there is no run to resume in `{self.path}`: `{self.config.name}` is missing",
                 hint="leave out --resume to start one",
             )
-        changed = {key: pair for key, pair in differences(self.settings(), config).items() if key not in FREE_ON_RESUME}
+        before = self.settings()
+        was = self.dealing()
+        now = (runtime.world_size, config.loader.batch_size, config.train.accumulation)
+        same_batch = math.prod(was) == math.prod(now)
+        free = FREE_ON_RESUME | (DEALING if same_batch or was[0] != now[0] else set())
+        changed = {key: pair for key, pair in differences(before, config).items() if key not in free}
         if changed:
             listed = ", ".join(f"`{key}` was {old!r}, got {new!r}" for key, (old, new) in changed.items())
             raise CheckpointError(
                 f"run `{self.path}` was started with another config: {listed}",
                 hint="resume with the run's own settings (--output RUN --resume alone), or start another run",
             )
-        before = json.loads((self.path / "env.json").read_text()).get("processes")
-        if before != str(runtime.world_size):
+        if not same_batch:
+            wanted = math.prod(was) / runtime.world_size
+            each = f"{wanted:g} on each" if wanted.is_integer() else "which cannot be dealt out evenly"
             raise CheckpointError(
-                f"run `{self.path}` was started with {before} processes: got {runtime.world_size}",
-                hint="the batches of a run depend on their number; start the same number of processes",
+                f"run `{self.path}` was started with {was[0]} processes: got {now[0]}; a step took "
+                f"{_product(was)} images, and would take {_product(now)}",
+                hint=f"start {was[0]} processes, or set `loader.batch_size` x `train.accumulation` so that "
+                f"{now[0]} x both is {math.prod(was)} ({each})",
             )
+
+
+def _product(parts: tuple[int, ...]) -> str:
+    return f"{' x '.join(map(str, parts))} = {math.prod(parts)}"
 
 
 def protocol_settings(model: str | None, kind: str | None) -> dict[str, Any]:

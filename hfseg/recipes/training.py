@@ -1,5 +1,6 @@
 """What training is made of: data, model, and the task that the loop is given."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from hfseg.data import Photometric, StreamDataset, TableDataset, train_loader
 from hfseg.engine.loop import Task
 from hfseg.engine.runtime import Runtime
+from hfseg.errors import ConfigError
 from hfseg.losses import Loss
 from hfseg.metrics import Scores
 from hfseg.models import Segmenter, freeze, parameter_table, save_model, unfreeze
@@ -35,6 +37,27 @@ def batches_per_epoch(config: FinetuneConfig, train: AnyDataset, runtime: Runtim
     return loader.steps_per_epoch
 
 
+def check_sharding(config: FinetuneConfig, runtime: Runtime) -> None:
+    """Refuse what sharded weights cannot do, before anything is written.
+
+    Raises:
+        ConfigError: there is one process, or the settings ask for something that needs whole weights.
+    """
+    if runtime.config.sharding == "none":
+        return
+    reasons = {
+        "there is one process": runtime.world_size == 1,
+        "`freeze.until_step` sets weights free that are sharded as frozen": config.freeze.until_step is not None,
+        "`optim.name=sgd` has no fused step for them": config.optim.name == "sgd",
+        "`runtime.precision=fp16` scales gradients; bf16 does not": config.runtime.precision == "fp16",
+    }
+    found = [reason for reason, is_so in reasons.items() if is_so]
+    if found:
+        raise ConfigError(
+            f"weights cannot be sharded here: {'; '.join(found)}", hint="leave out `runtime.sharding=fsdp`, or that"
+        )
+
+
 def build_model(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> Segmenter:
     """Build the model for the data's classes, freeze what was asked for, and show what is trained."""
     torch.manual_seed(config.seed)
@@ -49,6 +72,22 @@ def build_model(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> 
         show_parameters(parameter_table(segmenter))
     runtime.ready(segmenter)
     return segmenter
+
+
+def train_batches(
+    config: FinetuneConfig, train: AnyDataset, runtime: Runtime, *, start: int, rank: int, world_size: int
+) -> Iterable[Batch]:
+    """Read the training batches of one process, without end, from number `start` on."""
+    return train_loader(
+        train,
+        config.augment,
+        config.loader,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+        start_step=start,
+        pin_memory=runtime.device.type == "cuda",
+    )
 
 
 def make_task(
@@ -71,15 +110,8 @@ def make_task(
 
     return Task(
         model=segmenter,
-        batches=lambda start: train_loader(
-            train,
-            config.augment,
-            config.loader,
-            seed=config.seed,
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-            start_step=start,
-            pin_memory=runtime.device.type == "cuda",
+        batches=lambda start: train_batches(
+            config, train, runtime, start=start, rank=runtime.rank, world_size=runtime.world_size
         ),
         augment=Photometric(config.augment),
         loss_fn=loss_fn,

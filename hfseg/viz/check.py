@@ -13,11 +13,12 @@ GIB = 1024**3
 
 
 def check_text(result: Mapping[str, Any]) -> str:
-    """Write the result: parts, classes, duplicates, costs, then what is wrong and what to think about."""
+    """Write the result: parts, classes, duplicates, rates, costs, then what is wrong and what to think about."""
     blocks = [
         parts_text(result["parts"]),
         classes_text(result["parts"]),
         overlaps_text(result["overlaps"]),
+        groups_text(result["groups"]),
         cost_text(result["dry_run"], result["estimate"]) if result["estimate"] else "",
         *problem_blocks(result["problems"]),
         "\n".join(_told("warning", warning) for warning in result["warnings"]),
@@ -94,6 +95,26 @@ def _pair(twin: Mapping[str, Any]) -> str:
     one, other = (Path(*path.parts[cut:]).as_posix() for path in paths)
     apart = "the same file" if twin["is_same_file"] else f"{100 * twin['difference']:.1f} % apart"
     return f"{one} ~ {other}: {apart}"
+
+
+def groups_text(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Write the groups of the optimizer, from shallow to deep, each with the names of its first and last tensor."""
+    if not groups:
+        return ""
+    columns = ("depth", "parameters", "learning rate", "factor", "weight decay", "module")
+    rows = [
+        (
+            str(group["depth"]),
+            count(group["parameters"]),
+            f"{group['lr']:.3g}",
+            f"{group['lr_scale']:.4g}",
+            f"{group['weight_decay']:g}",
+            " ... ".join(dict.fromkeys(group[end].removeprefix("hf.") for end in ("first", "last"))),
+        )
+        for group in groups
+    ]
+    total = count(sum(group["parameters"] for group in groups))
+    return f"groups of the optimizer: {total} parameters, each in one of them\n{plain_table(columns, rows)}"
 
 
 def cost_text(run: Mapping[str, Any], cost: Mapping[str, Any]) -> str:
