@@ -20,7 +20,7 @@ SIX = ["--steps", "6", "--set", "train.eval_every=3", "--set", "train.log_every=
 
 
 def records(run: Path, event: str) -> list[dict]:
-    noise = {"seconds", "images_per_s", "data_wait"}
+    noise = {"seconds", "images_per_s", "data_wait", "peak_memory_mb"}
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in noise} for line in lines if line["event"] == event]
 

@@ -16,7 +16,7 @@ from hfseg.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, Corrupti
 from hfseg.data.demo import DemoConfig
 from hfseg.data.folder import FolderConfig, SplitFiles
 from hfseg.data.hub import HubConfig
-from hfseg.data.loader import EvalLoader, EvalLoaderConfig, LoaderConfig, TrainLoader, eval_loader, train_loader
+from hfseg.data.loader import EvalLoader, EvalLoaderConfig, LoaderConfig, Skips, TrainLoader, eval_loader, train_loader
 from hfseg.data.official import official_labels
 from hfseg.data.photometric import Photometric
 from hfseg.data.reader import Change
@@ -27,6 +27,7 @@ from hfseg.data.stream import StreamDataset
 from hfseg.data.table import Dataset, Split, TableDataset
 from hfseg.data.verify import Verification, verify
 from hfseg.data.voc import VocConfig
+from hfseg.data.workers import lost_workers_told
 
 DataConfig = Annotated[
     DemoConfig
@@ -66,6 +67,7 @@ __all__ = [
     "Photometric",
     "ShardTable",
     "ShardsConfig",
+    "Skips",
     "Split",
     "SplitFiles",
     "StreamDataset",
@@ -75,6 +77,7 @@ __all__ = [
     "VocConfig",
     "check_checksums",
     "eval_loader",
+    "lost_workers_told",
     "model_input",
     "official_labels",
     "pick_samples",

@@ -1,6 +1,7 @@
 """The training loop. There is one; training, distillation and video differ by the `loss_fn` they pass."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from hfseg.engine.best import Best
 from hfseg.engine.capture import Capture
 from hfseg.engine.checkpoint import TrainingState
 from hfseg.engine.evaluation import prefetch
+from hfseg.engine.memory import out_of_memory_told
 from hfseg.engine.meter import Meter
 from hfseg.engine.norms import batch_norms_over
 from hfseg.engine.optim import OptimConfig
@@ -50,6 +52,9 @@ class Task:
     """What dropout and the like are drawn from, together with step and rank."""
     depths: Mapping[str, int] | None = None
     """How deep each parameter lies, for learning rates that differ by depth."""
+    left_out: Callable[[], Mapping[str, int]] | None = None
+    """Problems of samples that were left out since the last time in this process, and how often; None where such a
+    problem ends the run."""
     unfreeze_step: int | None = None
     """The step before which frozen weights are set free; never where it is not given."""
 
@@ -152,13 +157,15 @@ class _Loop:
         self.runtime.seed(self.task.seed, self.step)
         trainable.guard.begin()
         self.step += 1
-        for micro in range(count):
-            with trainable.accumulating(last=micro == count - 1):
-                batch = self.task.augment(next(batches))
-                terms = self.task.loss_fn(trainable.wrapped, batch)
-                trainable.backward(terms["total"] / count)
-            self.meter.add(self.step, batch.ids, terms)
-        self.meter.add_norm(self.step, trainable.update(self.step))
+        with out_of_memory_told(self.task.model, self.runtime.device) as tell:
+            for micro in range(count):
+                with trainable.accumulating(last=micro == count - 1):
+                    batch = self.task.augment(next(batches))
+                    tell(batch.pixel_values.shape)
+                    terms = self.task.loss_fn(trainable.wrapped, batch)
+                    trainable.backward(terms["total"] / count)
+                self.meter.add(self.step, batch.ids, terms)
+            self.meter.add_norm(self.step, trainable.update(self.step))
 
     def _flush(self) -> None:
         """Log the means since the last time, and stop where a loss or a gradient was not finite."""
@@ -168,8 +175,17 @@ class _Loop:
             self.output.fail(Capture(breakdown, self.task.seed, self.runtime.world_size, accumulation), self.trainable)
         means = self.meter.fetch()
         record = self.log.write("train", self.step, epoch=self.plan.epoch(self.step), lr=self.lr, **means)
+        self._log_left_out()
         if self.step % self.plan.config.log_every == 0 or self.step == self.plan.num_steps:
             self.progress.train(record)
+
+    def _log_left_out(self) -> None:
+        """Log which samples no process could read since the last time."""
+        if self.task.left_out is None:
+            return
+        found: Counter[str] = sum(map(Counter, self.runtime.gather(dict(self.task.left_out()))), Counter())
+        if found:
+            self.log.write("left out", self.step, samples=found.total(), problems=dict(found))
 
     def _validate(self) -> None:
         began = time.perf_counter()

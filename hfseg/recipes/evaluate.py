@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, model_validator
 
 from hfseg.config import Config
-from hfseg.data import CORRUPTIONS, SEVERITIES, Corruption, CorruptionName, DataConfig, EvalLoaderConfig, TableDataset
+from hfseg.data import (
+    CORRUPTIONS,
+    SEVERITIES,
+    Corruption,
+    CorruptionName,
+    DataConfig,
+    EvalLoaderConfig,
+    TableDataset,
+    lost_workers_told,
+)
 from hfseg.engine.evaluation import Evaluation
 from hfseg.engine.inference import ProtocolConfig, WholeConfig
 from hfseg.engine.runtime import DeviceConfig, Runtime
@@ -117,7 +126,8 @@ def run(config: EvaluateConfig) -> dict[str, Any] | None:
     subject = _subject(config, settings, dataset, runtime)
     if config.verify_data:
         verify_on_main(dataset, workers=config.loader.workers, runtime=runtime)
-    evaluation = _count(config, subject, dataset, runtime)
+    with lost_workers_told():
+        evaluation = _count(config, subject, dataset, runtime)
     metrics = describe(
         evaluation,
         dataset.labels,

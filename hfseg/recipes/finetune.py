@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from hfseg.config import leaves
+from hfseg.data import lost_workers_told
 from hfseg.engine.checkpoint import load_newest, write_file
+from hfseg.engine.lock import sole_run
 from hfseg.engine.loop import fit
+from hfseg.engine.lost import lost_processes_told
 from hfseg.engine.runtime import Runtime
 from hfseg.metrics import DIAGONAL_SHARE, BootstrapConfig
 from hfseg.models import open_model, parameter_table
@@ -41,6 +44,12 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> Result | None:
     """
     runtime, folder = config.runtime.start(config.output), RunFolder(config.output)
     check_sharding(config, runtime)
+    with sole_run(folder.path, runtime, warn=say), lost_workers_told(), lost_processes_told():
+        return _run(config, folder, runtime, resume=resume)
+
+
+def _run(config: FinetuneConfig, folder: RunFolder, runtime: Runtime, *, resume: bool) -> Result | None:
+    """Do what `run` says in a folder in which no other run is at work."""
     runtime.on_main(lambda: folder.check(config, runtime, resume=resume))
     train, validation = open_data(config, runtime)
     plan = config.train.plan(batches_per_epoch(config, train, runtime))

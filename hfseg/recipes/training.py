@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfseg.data import Photometric, StreamDataset, TableDataset, train_loader
+from hfseg.data import Photometric, Skips, StreamDataset, TableDataset, train_loader
 from hfseg.engine.loop import Task
 from hfseg.engine.runtime import Runtime
 from hfseg.errors import ConfigError
@@ -75,7 +75,14 @@ def build_model(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> 
 
 
 def train_batches(
-    config: FinetuneConfig, train: AnyDataset, runtime: Runtime, *, start: int, rank: int, world_size: int
+    config: FinetuneConfig,
+    train: AnyDataset,
+    runtime: Runtime,
+    *,
+    start: int,
+    rank: int,
+    world_size: int,
+    skips: Skips | None = None,
 ) -> Iterable[Batch]:
     """Read the training batches of one process, without end, from number `start` on."""
     return train_loader(
@@ -87,6 +94,7 @@ def train_batches(
         world_size=world_size,
         start_step=start,
         pin_memory=runtime.device.type == "cuda",
+        skips=skips,
     )
 
 
@@ -94,7 +102,7 @@ def make_task(
     config: FinetuneConfig, segmenter: Segmenter, train: AnyDataset, validation: AnyDataset, runtime: Runtime
 ) -> Task:
     """Wire data, model, loss and scores into what the loop trains."""
-    space = train.labels
+    space, skips = train.labels, Skips()
     loss = build_loss(config, train)
     subject = ModelSubject(segmenter, config.protocol, loss)
 
@@ -111,7 +119,7 @@ def make_task(
     return Task(
         model=segmenter,
         batches=lambda start: train_batches(
-            config, train, runtime, start=start, rank=runtime.rank, world_size=runtime.world_size
+            config, train, runtime, start=start, rank=runtime.rank, world_size=runtime.world_size, skips=skips
         ),
         augment=Photometric(config.augment),
         loss_fn=loss_fn,
@@ -120,6 +128,7 @@ def make_task(
         unfreeze=lambda: unfreeze(segmenter),
         seed=config.seed,
         depths=segmenter.depths(by=config.optim.layer_decay_by) if config.optim.differs_by_depth else None,
+        left_out=skips.take if config.loader.on_error == "skip" else None,
         unfreeze_step=config.freeze.until_step,
     )
 
