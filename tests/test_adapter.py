@@ -1,12 +1,14 @@
 """LoRA: what is trained, that merged models equal what was trained, and that adapters find their model again."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from test_check import config_of, folder_of
 from test_models_backbones import tiny
 from test_models_segmenter import LABELS, MIT
 from torch import nn
@@ -25,6 +27,7 @@ from hfseg.models import (
 )
 from hfseg.models.adapter import AdapterConfig, adapt, is_adapter, merged
 from hfseg.models.adapter_folder import FACTS, WEIGHTS
+from hfseg.recipes import finetune
 from hfseg.viz import parameter_summary
 
 pytest.importorskip("peft")
@@ -226,3 +229,14 @@ def test_new_parameters_follow_their_layers():
 def test_settings_of_no_adapter_are_refused():
     with pytest.raises(ValueError, match="`rank` has no effect without an adapter: got 4"):
         AdapterConfig(rank=4)
+
+
+@pytest.mark.slow
+def test_a_run_with_adapters_leaves_plain_models_and_goes_on_as_if_it_had_not_stopped(tmp_path):
+    settings = {"adapter.kind": "lora", "train.steps": 4, "train.eval_every": 2, "samples": 1}
+    config = config_of(folder_of(tmp_path / "data"), **settings, output=str(tmp_path / "run"))
+    finetune.run(config)
+    whole = said(open_model(tmp_path / "run" / "last")[0])
+    shutil.rmtree(tmp_path / "run/checkpoints/step-000004")
+    finetune.run(config, resume=True)
+    assert torch.equal(said(open_model(tmp_path / "run" / "last")[0]), whole)

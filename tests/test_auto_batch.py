@@ -1,10 +1,12 @@
 """The largest batch: the search alone, and with modules that really take memory."""
 
+from functools import partial
 from itertools import repeat
 
 import psutil
 import pytest
 import torch
+from test_check import config_of, folder_of
 from torch import nn
 
 from hfseg.engine.auto_batch import largest_batch, largest_fitting
@@ -12,6 +14,7 @@ from hfseg.engine.loop import Task
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.runtime import RuntimeConfig
 from hfseg.errors import RunFailed
+from hfseg.recipes import finetune, training
 from hfseg.values import Batch
 
 MB = 1 << 20
@@ -119,3 +122,18 @@ def test_only_batches_that_make_a_step_are_tried_and_never_too_small_ones():
     assert model.seen == [2, 3, 6]
     lonely = Hungry()
     assert found_with(lonely, 1, least=2) == 1
+
+
+@pytest.mark.slow
+def test_a_run_keeps_the_images_of_a_step_and_goes_on_with_the_batch_that_was_found(tmp_path, monkeypatch):
+    settings = {"optim.auto_batch": True, "loader.batch_size": 1, "train.accumulation": 4, "samples": 1}
+    config = config_of(folder_of(tmp_path / "data"), **settings, output=str(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "largest_batch", partial(largest_batch, limit=psutil.Process().memory_info().rss // 2))
+        with pytest.raises(RunFailed, match="does not suffice for 1 images a batch"):
+            finetune.run(config)
+    finetune.run(config)
+    found = finetune.RunFolder(tmp_path / "run").settings()
+    assert (found.loader.batch_size, found.train.accumulation, found.optim.auto_batch) == (4, 1, True)
+    monkeypatch.setattr(training, "largest_batch", None)
+    finetune.run(found, resume=True)

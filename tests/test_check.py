@@ -293,7 +293,15 @@ def line_task(scale: float, seen: list[str]) -> Task:
         raise AssertionError("a dry run writes nothing")
 
     return Task(
-        Line(), endless, lambda b: b, loss_fn, validate, nothing, lambda: seen.append("thaw"), 0, unfreeze_step=7
+        Line(),
+        endless,
+        lambda b: b,
+        loss_fn,
+        validate,
+        nothing,
+        lambda step: seen.append(f"thaw {step}"),
+        0,
+        unfreeze_steps=(3, 7),
     )
 
 
@@ -301,7 +309,7 @@ def test_a_dry_run_steps_and_validates_with_everything_set_free():
     seen: list[str] = []
     task, plan = line_task(1.0, seen), TrainConfig(steps=10, accumulation=2).plan(5)
     found = dry_run(task, plan, OptimConfig(), RuntimeConfig(cpu=True).start(), num_batches=3)
-    assert seen == ["thaw", *["step"] * 2 * 4, *["validation"] * 2]
+    assert seen == ["thaw 7", *["step"] * 2 * 4, *["validation"] * 2]
     assert found.losses == {"total": 1.0}
     assert task.model.slope.item() < 1
 

@@ -82,7 +82,7 @@ def train(folder: Path, *, steps: int = 8, resume: bool = False, **changes) -> n
         loss_fn=loss_fn,
         validate=validate,
         export=lambda directory: torch.save(model.state_dict(), directory / "weights.pt"),
-        unfreeze=lambda: None,
+        unfreeze=lambda step: None,
         seed=5,
     )
     rhythm = {"steps": steps, "eval_every": 4, "checkpoint_every": 3, "log_every": 1, **changes.pop("train", {})}
@@ -284,7 +284,9 @@ def test_weights_are_set_free_at_their_step_also_after_a_resume(tmp_path):
             seen.append(torch.equal(first.weight, start))
             return loss_fn(wrapped, given)
 
-        options = dict(model=model, loss_fn=watching, unfreeze=lambda: first.requires_grad_(True), unfreeze_step=4)
+        options = dict(
+            model=model, loss_fn=watching, unfreeze=lambda step: first.requires_grad_(step >= 4), unfreeze_steps=(4,)
+        )
         try:
             train(folder, **(options | changes))
         except Stopped:

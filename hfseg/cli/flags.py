@@ -11,6 +11,7 @@ RECIPES = Path(__file__).parents[1] / "configs"
 
 Flags = dict[str, Any]
 FLAG_NAMES = {
+    "adapter.kind": "--adapter",
     "corruptions.names": "--corruptions",
     "data.kind": "--dataset",
     "data.name": "--dataset",
@@ -38,6 +39,7 @@ def training_flags(options: TrainingOptions, data: DataOptions, run: RunOptions)
             "augment.short_side": options.short_side,
             "augment.crop_size": _size(options.crop_size),
             "loader.batch_size": options.batch_size,
+            "adapter.kind": options.adapter,
             "freeze.modules": options.freeze,
             "loss.terms": options.loss,
             "optim.lr": options.lr,

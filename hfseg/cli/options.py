@@ -145,6 +145,9 @@ class TrainingOptions:
             help="backbone, backbone.stages.0-2, all-but:decode_head.classifier, or a module glob; commas join.",
         ),
     ] = None
+    adapter: Annotated[
+        str | None, option(panel=MODEL, help="lora: train small matrices beside a frozen encoder's linear layers.")
+    ] = None
     loss: Annotated[str | None, option(panel=TRAIN, help="ce, dice, or a sum such as ce+0.5*dice (default: ce)")] = None
     epochs: Annotated[float | None, option(panel=TRAIN, help="Passes over the data (default: 50)")] = None
     steps: Annotated[int | None, option(panel=TRAIN, help="Optimizer steps, instead of --epochs.")] = None

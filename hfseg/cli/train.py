@@ -1,4 +1,4 @@
-"""`hfseg finetune`, and `hfseg check`, which takes the same settings and trains nothing."""
+"""`hfseg finetune`, and `hfseg check` and `hfseg lr`, which take the same settings and leave no model."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from hfseg.cli.app import app, print_result, say
-from hfseg.cli.flags import FLAG_NAMES, recipe_path, training_flags
-from hfseg.cli.options import RUN, DataOptions, RunOptions, TrainingOptions, option, spread
+from hfseg.cli.flags import FLAG_NAMES, given, recipe_path, training_flags
+from hfseg.cli.options import RUN, TRAIN, DataOptions, RunOptions, TrainingOptions, option, spread
 from hfseg.errors import ConfigError
 
 
@@ -70,3 +70,33 @@ def check(
     typer.echo(json.dumps(result.to_dict()) if run.as_json else result.to_text())
     if result.problems:
         raise typer.Exit(2)
+
+
+@app.command(epilog="Example: hfseg lr --data-dir my-images --backbone convnextv2 --output lr.png")
+@spread
+def lr(
+    data: DataOptions,
+    options: TrainingOptions,
+    run: RunOptions,
+    first: Annotated[float | None, option(panel=TRAIN, help="Lowest learning rate (default: 1e-7)")] = None,
+    last: Annotated[float | None, option(panel=TRAIN, help="Highest learning rate (default: 1)")] = None,
+    tries: Annotated[
+        int | None, option(panel=TRAIN, help="Steps from the lowest to the highest (default: 100)")
+    ] = None,
+    output: Annotated[
+        Path | None, option("--output", "-o", panel=RUN, help="New PNG file for the picture; else nothing is written.")
+    ] = None,
+) -> None:
+    """Find a learning rate: train with rising ones until the loss diverges, and throw the weights away."""
+    flags = training_flags(options, data, run)
+    yaml_path = recipe_path(options.config, flags)
+
+    from hfseg.engine.lr_range import LrSpan
+    from hfseg.recipes import lr as recipe
+    from hfseg.recipes.run import FinetuneConfig
+
+    settings = FinetuneConfig.load(yaml_path=yaml_path, flags=flags, sets=run.sets or (), flag_names=FLAG_NAMES)
+    span = LrSpan.load(flags=given({"first": first, "last": last, "steps": tries}), flag_names={"steps": "--tries"})
+    result = recipe.run(settings, output=output, span=span)
+    if result is not None:
+        typer.echo(json.dumps(result.to_dict()) if run.as_json else result.to_text())

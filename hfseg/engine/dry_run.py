@@ -72,8 +72,8 @@ def dry_run(task: Task, plan: Plan, optim: OptimConfig, runtime: Runtime, *, num
         RunFailed: the loss is not finite, or the device has not enough memory.
     """
     batches, batch_s = _read(task, num_batches, keep=plan.config.accumulation)
-    if task.unfreeze_step is not None:
-        task.unfreeze()
+    if task.unfreeze_steps:
+        task.unfreeze(task.unfreeze_steps[-1])
     device = runtime.device
     try:
         with memory_use(str(device)) as memory:

@@ -46,8 +46,8 @@ class Task:
     them."""
     export: Callable[[Path], None]
     """Write the current weights as a model folder."""
-    unfreeze: Callable[[], None]
-    """Set frozen weights free."""
+    unfreeze: Callable[[int], None]
+    """Freeze what is frozen at a step, counted from 0, and set the rest free."""
     seed: int
     """What dropout and the like are drawn from, together with step and rank."""
     depths: Mapping[str, int] | None = None
@@ -55,8 +55,8 @@ class Task:
     left_out: Callable[[], Mapping[str, int]] | None = None
     """Problems of samples that were left out since the last time in this process, and how often; None where such a
     problem ends the run."""
-    unfreeze_step: int | None = None
-    """The step before which frozen weights are set free; never where it is not given."""
+    unfreeze_steps: tuple[int, ...] = ()
+    """The steps before which other weights are set free than before."""
 
 
 def fit(
@@ -108,7 +108,7 @@ class _Loop:
             self.meter.timed(self.task.batches(self.step * plan.config.accumulation)), self.runtime.device
         )
         while self.step < plan.num_steps and not self._is_stale():
-            if self.step == self.task.unfreeze_step and self.step > 0:
+            if self.step in self.task.unfreeze_steps:
                 self._thaw()
             self._step(batches)
             if plan.logs(self.step):
@@ -127,8 +127,8 @@ class _Loop:
         task = self.task
         if state is not None:
             self.step, self.best = state.step, Best(dict(state.best), state.stale)
-            if task.unfreeze_step is not None and self.step > task.unfreeze_step:
-                task.unfreeze()
+            if task.unfreeze_steps:
+                task.unfreeze(self.step - 1)  # as in the last step that is done: the optimizer's state is of then
             task.model.load_state_dict(state.model)
         self.trainable = Trainable(task.model, self.optim, self.runtime, depths=task.depths)
         if state is not None:
@@ -147,9 +147,10 @@ class _Loop:
 
     def _thaw(self) -> None:
         """Set frozen weights free."""
-        self.task.unfreeze()
+        self.task.unfreeze(self.step)
         self.trainable.rewrap()
-        self.progress.say(f"step {self.step}: frozen weights are trained from here on")
+        free = sum(value.numel() for value in self.trainable.trained.parameters() if value.requires_grad)
+        self.progress.say(f"step {self.step}: {free:,} parameters are trained from here on")
 
     def _step(self, batches: Iterator[Batch]) -> None:
         trainable, count = self.trainable, self.plan.config.accumulation

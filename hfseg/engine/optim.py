@@ -43,6 +43,9 @@ class OptimConfig(Config):
     """Factor of the learning rate of everything that is not the encoder: 10 in SegFormer's paper."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Average the weights over the steps with this decay, for instance 0.999, and validate and save the average."""
+    auto_batch: bool = False
+    """Replace `loader.batch_size` by the largest batch that the device holds, and `train.accumulation` by as many
+    batches as keep the images of a step. Batch norms count over a batch, so they see more or fewer images."""
     schedule: Literal["poly", "cosine", "one-cycle", "multi-step", "constant"] = "poly"
     """Shape of the learning rate after the warm-up."""
     warmup_steps: NonNegativeInt | None = None

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hfseg.models.adapter import AdapterConfig, adapt
 from hfseg.models.backbones import ALIASES, FAMILIES
 from hfseg.models.checkpoint import CheckpointModelConfig
 from hfseg.models.freeze import FreezeConfig, freeze, parameter_table, unfreeze
@@ -22,6 +23,7 @@ ModelConfig = Annotated[
 __all__ = [
     "ALIASES",
     "FAMILIES",
+    "AdapterConfig",
     "CheckpointModelConfig",
     "FreezeConfig",
     "FusionModelConfig",
@@ -29,6 +31,7 @@ __all__ = [
     "SegformerModelConfig",
     "Segmenter",
     "UperNetModelConfig",
+    "adapt",
     "freeze",
     "open_model",
     "parameter_table",

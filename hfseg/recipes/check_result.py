@@ -157,8 +157,8 @@ def _assumptions(config: FinetuneConfig, *, is_overlapped: bool, validation: int
         yield "the length of the validation stream is not known: the first images stand for all of it"
     else:
         yield f"the {validation} validation images take as long as those that were tried, one by one"
-    if config.freeze.until_step is not None:
-        yield "everything is trained from the first step, as it will be from `freeze.until_step` on"
+    if config.freeze.steps:
+        yield f"as much is trained from the first step as will be from step {config.freeze.steps[-1]} on"
     if config.runtime.compile:
         yield "compiling fell into the warm-up and is not counted"
 

@@ -20,7 +20,14 @@ from hfseg.recipes.pictures import draw_samples
 from hfseg.recipes.run import FinetuneConfig, RunFolder
 from hfseg.recipes.scoring import AnyDataset, counting, describe, shown_batches, write_metrics
 from hfseg.recipes.subjects import ModelSubject
-from hfseg.recipes.training import batches_per_epoch, build_model, check_sharding, make_task, open_data
+from hfseg.recipes.training import (
+    batches_per_epoch,
+    build_model,
+    check_sharding,
+    make_task,
+    open_data,
+    with_largest_batch,
+)
 from hfseg.viz import build_report
 
 
@@ -52,8 +59,11 @@ def _run(config: FinetuneConfig, folder: RunFolder, runtime: Runtime, *, resume:
     """Do what `run` says in a folder in which no other run is at work."""
     runtime.on_main(lambda: folder.check(config, runtime, resume=resume))
     train, validation = open_data(config, runtime)
-    plan = config.train.plan(batches_per_epoch(config, train, runtime))
     segmenter = build_model(config, train, runtime)
+    if config.optim.auto_batch and not resume:  # what was found is in the run's config.yaml
+        trial = make_task(config, segmenter, train, validation, runtime)
+        config = with_largest_batch(config, trial, segmenter.minimum_train_batch, runtime)
+    plan = config.train.plan(batches_per_epoch(config, train, runtime))
     state = load_newest(folder.checkpoints, warn=say) if resume else None
     if not resume:
         runtime.on_main(lambda: folder.start(config, runtime))

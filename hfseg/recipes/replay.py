@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hfseg.data import Photometric
 from hfseg.engine.capture import Capture, load_capture
 from hfseg.errors import CheckpointError
-from hfseg.models import unfreeze
+from hfseg.models import freeze
 from hfseg.recipes.run import FinetuneConfig, RunFolder
 from hfseg.recipes.training import build_loss, build_model, open_data, train_batches
 from hfseg.values import Batch
@@ -59,8 +59,7 @@ def run(path: Path) -> Replay:
     runtime = config.runtime.start()
     train, _ = open_data(config, runtime)
     segmenter = build_model(config, train, runtime)
-    if config.freeze.until_step is not None and capture.breakdown.step > config.freeze.until_step:
-        unfreeze(segmenter)
+    freeze(segmenter, config.freeze.patterns(capture.breakdown.step - 1))
     segmenter.load_state_dict(weights)
     wrapped = runtime.accelerator.prepare_model(segmenter.train(), evaluation_mode=True)
     loss, augment = build_loss(config, train), Photometric(config.augment)

@@ -19,7 +19,7 @@ from hfseg.engine.plan import TrainConfig
 from hfseg.engine.runtime import Runtime, RuntimeConfig, environment
 from hfseg.errors import CheckpointError
 from hfseg.losses import LossConfig
-from hfseg.models import FreezeConfig, ModelConfig, SegformerModelConfig
+from hfseg.models import AdapterConfig, FreezeConfig, ModelConfig, SegformerModelConfig
 
 FREE_ON_RESUME = frozenset(
     {
@@ -52,6 +52,7 @@ class FinetuneConfig(Config):
     augment: AugmentConfig = AugmentConfig()
     loader: LoaderConfig = LoaderConfig()
     model: ModelConfig = SegformerModelConfig()
+    adapter: AdapterConfig = AdapterConfig()
     freeze: FreezeConfig = FreezeConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from hfseg.data import Photometric, Skips, StreamDataset, TableDataset, train_loader
+from hfseg.engine.auto_batch import largest_batch
 from hfseg.engine.loop import Task
 from hfseg.engine.runtime import Runtime
 from hfseg.errors import ConfigError
 from hfseg.losses import Loss
 from hfseg.metrics import Scores
-from hfseg.models import Segmenter, freeze, parameter_table, save_model, unfreeze
-from hfseg.recipes.console import show_parameters, show_start
+from hfseg.models import Segmenter, adapt, freeze, parameter_table, save_model
+from hfseg.recipes.console import say, show_parameters, show_start
 from hfseg.recipes.run import FinetuneConfig
 from hfseg.recipes.scoring import AnyDataset, counting, shown_batches, verify_on_main
 from hfseg.recipes.subjects import ModelSubject
@@ -48,6 +49,7 @@ def check_sharding(config: FinetuneConfig, runtime: Runtime) -> None:
     reasons = {
         "there is one process": runtime.world_size == 1,
         "`freeze.until_step` sets weights free that are sharded as frozen": config.freeze.until_step is not None,
+        "`optim.auto_batch` tries whole weights": config.optim.auto_batch,
         "`optim.name=sgd` has no fused step for them": config.optim.name == "sgd",
         "`runtime.precision=fp16` scales gradients; bf16 does not": config.runtime.precision == "fp16",
     }
@@ -66,7 +68,8 @@ def build_model(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> 
         show_start(segmenter)
     if runtime.config.gradient_checkpointing:
         segmenter.enable_gradient_checkpointing()
-    freeze(segmenter, config.freeze.modules)
+    adapt(segmenter, config.adapter)
+    freeze(segmenter, config.freeze.patterns(0))
     segmenter.check_train_batch(config.loader.batch_size)
     if runtime.is_main:
         show_parameters(parameter_table(segmenter))
@@ -105,6 +108,7 @@ def make_task(
     space, skips = train.labels, Skips()
     loss = build_loss(config, train)
     subject = ModelSubject(segmenter, config.protocol, loss)
+    base = config.model if config.adapter.save == "adapters" else None
 
     def loss_fn(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return loss(model(batch.pixel_values), batch.labels)
@@ -124,13 +128,30 @@ def make_task(
         augment=Photometric(config.augment),
         loss_fn=loss_fn,
         validate=validate,
-        export=lambda directory: save_model(segmenter, space, directory),
-        unfreeze=lambda: unfreeze(segmenter),
+        export=lambda directory: save_model(segmenter, space, directory, base=base),
+        unfreeze=lambda step: freeze(segmenter, config.freeze.patterns(step)),
         seed=config.seed,
         depths=segmenter.depths(by=config.optim.layer_decay_by) if config.optim.differs_by_depth else None,
         left_out=skips.take if config.loader.on_error == "skip" else None,
-        unfreeze_step=config.freeze.until_step,
+        unfreeze_steps=config.freeze.steps,
     )
+
+
+def with_largest_batch(config: FinetuneConfig, task: Task, least: int, runtime: Runtime) -> FinetuneConfig:
+    """Replace the batch size by the largest that the device holds, with as many images in a step as before.
+
+    Everything that is set free later is free in the trials. `least` images are needed in a batch.
+    """
+    images = config.loader.batch_size * config.train.accumulation
+    if task.unfreeze_steps:
+        task.unfreeze(task.unfreeze_steps[-1])
+    found = largest_batch(task, config.optim, runtime, images=images, least=least)
+    task.unfreeze(0)
+    if runtime.is_main:
+        say(f"batches of {found} images, {images // found} to a step")
+    loader = config.loader.model_copy(update={"batch_size": found})
+    train = config.train.model_copy(update={"accumulation": images // found})
+    return config.model_copy(update={"loader": loader, "train": train})
 
 
 def build_loss(config: FinetuneConfig, train: AnyDataset) -> Loss:
