@@ -11,7 +11,6 @@ BIN = Path(sys.executable).parent
 RANKS_TRAIN = str(Path(__file__).with_name("ranks_train.py"))
 
 
-
 def launch(*command: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program of this environment and insist on its exit code."""
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -263,6 +264,7 @@ def test_an_estimate_extends_a_dry_run_to_the_plan():
 def test_memory_that_was_taken_and_given_back_is_seen():
     with memory_use("cpu") as use:
         taken = np.ones(80_000_000, np.uint8)
+        time.sleep(0.1)  # the memory is looked at every few milliseconds, later on a busy machine
         del taken
     assert use.peak - use.before > 60_000_000
     assert use.limit > use.peak

@@ -148,7 +148,12 @@ class TrainingOptions:
     adapter: Annotated[
         str | None, option(panel=MODEL, help="lora: train small matrices beside a frozen encoder's linear layers.")
     ] = None
-    loss: Annotated[str | None, option(panel=TRAIN, help="ce, dice, or a sum such as ce+0.5*dice (default: ce)")] = None
+    loss: Annotated[
+        str | None,
+        option(
+            panel=TRAIN, help="ce, ohem, focal, dice, tversky, lovasz, boundary, or a sum: ce+0.5*dice (default: ce)"
+        ),
+    ] = None
     epochs: Annotated[float | None, option(panel=TRAIN, help="Passes over the data (default: 50)")] = None
     steps: Annotated[int | None, option(panel=TRAIN, help="Optimizer steps, instead of --epochs.")] = None
     batch_size: Annotated[int | None, option(panel=TRAIN, help="Images a step and process (default: 8)")] = None

@@ -22,8 +22,17 @@ def finetune(
         Path | None, option("--output", "-o", panel=RUN, help="Folder of the run (default: runs/DATASET-MODEL)")
     ] = None,
     resume: Annotated[bool, option("--resume", panel=RUN, help="Go on with the run in --output.")] = False,
+    replay: Annotated[
+        Path | None,
+        option("--replay", panel=RUN, help="Repeat the bad step that a run left in RUN/nan/step-N."),
+    ] = None,
 ) -> None:
     """Train a segmentation model; without a data set, on the demo images that come with the package."""
+    if replay is not None:
+        from hfseg.recipes import replay as replaying
+
+        typer.echo(replaying.run(replay).to_text())
+        return
     flags = training_flags(options, data, run)
     if output is not None:
         flags["output"] = str(output)

@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -33,12 +33,13 @@ def sole_run(folder: Path, runtime: Runtime, *, warn: Callable[[str], None]) -> 
             can be written there.
     """
     held: list[IO[str]] = []
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     runtime.on_main(lambda: held.append(_taken(folder, warn)))
     try:
         yield
     finally:
         for file in held:
-            _let_go(file, folder)
+            _let_go(file, folder, made)
 
 
 def _taken(folder: Path, warn: Callable[[str], None]) -> IO[str]:
@@ -91,9 +92,10 @@ def _holder(text: str) -> str:
     return f"process {who['pid']} on `{who['host']}` has been running in it since {who['since']}"
 
 
-def _let_go(file: IO[str], folder: Path) -> None:
+def _let_go(file: IO[str], folder: Path, made: Sequence[Path]) -> None:
     """Take the file away before its lock ends, so that nobody locks a file that is about to go."""
     (folder / LOCK).unlink(missing_ok=True)
     file.close()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    for path in made:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
