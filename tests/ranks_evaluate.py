@@ -65,7 +65,7 @@ def score(runtime: Runtime, protocol: ProtocolConfig, most: int | None = None) -
         dealt(),
         protocol=protocol,
         count=Counting(dataset.labels.num_labels, dataset.labels.ignore_index, 0.02),
-        criterion=LossConfig().build(dataset.labels.ignore_index),
+        criterion=LossConfig().build(ignore_index=dataset.labels.ignore_index),
         runtime=runtime,
     )
 

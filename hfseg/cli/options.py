@@ -150,9 +150,7 @@ class TrainingOptions:
     ] = None
     loss: Annotated[
         str | None,
-        option(
-            panel=TRAIN, help="ce, ohem, focal, dice, tversky, lovasz, boundary, or a sum: ce+0.5*dice (default: ce)"
-        ),
+        option(panel=TRAIN, help="ce, ohem, focal, dice, tversky, lovasz, boundary, or ce+0.5*dice (default: ce)"),
     ] = None
     epochs: Annotated[float | None, option(panel=TRAIN, help="Passes over the data (default: 50)")] = None
     steps: Annotated[int | None, option(panel=TRAIN, help="Optimizer steps, instead of --epochs.")] = None
