@@ -30,6 +30,8 @@ from hfseg.models.adapter_folder import FACTS, WEIGHTS
 from hfseg.recipes import finetune
 from hfseg.viz import parameter_summary
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("peft")
 LORA = AdapterConfig(kind="lora", rank=2)
 FAMILIES = ["segformer", "swin", "convnext", "nat", "dinat", "fastervit", "dinov2"]

@@ -17,6 +17,8 @@ from hfseg.errors import RunFailed
 from hfseg.recipes import finetune, training
 from hfseg.values import Batch
 
+pytestmark = pytest.mark.slow
+
 MB = 1 << 20
 DIVISORS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 48]
 

@@ -9,6 +9,8 @@ from PIL.ImageFilter import GaussianBlur
 from hfseg.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from hfseg.data.optics import LARGEST_CLOUD_PX, cloud, convolve, disk_kernel, gaussian_kernel, streak_kernel
 
+pytestmark = pytest.mark.slow
+
 RANDOM = ("gaussian_noise", "shot_noise", "motion_blur", "fog")
 GREY = np.full((200, 220, 3), 128, np.uint8)
 

@@ -42,6 +42,8 @@ from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
 from hfseg.recipes.prepare import PrepareConfig, run, to_json, to_text
 
+pytestmark = pytest.mark.slow
+
 AUGMENT = AugmentConfig(crop_size=32)
 SPACE = LabelSpace.from_names(["a", "b", "c"])
 SIZES = [(20, 24)] * 5 + [(18, 18)] + [(20, 24)] * 2 + [(30, 12)] * 3

@@ -19,6 +19,8 @@ from hfseg.recipes import lr
 from hfseg.values import Batch
 from hfseg.viz.lr import lr_figure, lr_text
 
+pytestmark = pytest.mark.slow
+
 CURVATURE = 20.0
 SPAN = LrSpan(first=1e-4, last=10, steps=80)
 SGD = OptimConfig(name="sgd", momentum=0, weight_decay=0)

@@ -10,6 +10,8 @@ from hfseg.bands import boundary_band
 from hfseg.metrics import Counting
 from hfseg.metrics.boundary import boundary_maps, width_px
 
+pytestmark = pytest.mark.slow
+
 IGNORE = 255
 
 

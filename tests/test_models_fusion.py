@@ -30,6 +30,8 @@ from hfseg.models import (
 from hfseg.models.fusion import FusionConfig, FusionForSemanticSegmentation
 from hfseg.models.segmenter import evaluating
 
+pytestmark = pytest.mark.slow
+
 LABELS = LabelSpace.from_names(["road", "car", "sky"], palette=[(1, 2, 3), (250, 0, 9), (0, 0, 0)])
 FAMILIES = ["convnextv2", "swin", "resnet", "pvt_v2"]
 SIZE = (64, 96)

@@ -21,6 +21,8 @@ from hfseg.models.backbones.probe import STRIDES
 from hfseg.models.segmenter import evaluating
 from hfseg.models.sources import quiet
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(64, 96), (65, 97), (50, 131), (224, 17)]
 OTHERS: dict[str, dict[str, Any]] = {
     "beit": {"num_hidden_layers": 4, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32,

@@ -15,6 +15,8 @@ from hfseg.models import ALIASES, FAMILIES
 from hfseg.models.backbones.probe import Kind, inspect, judge
 from hfseg.models.backbones.survey import SurveyRow, look_at, survey
 
+pytestmark = pytest.mark.slow
+
 
 class Encoder(nn.Module):
     """An encoder that gives maps of chosen strides and channels."""

@@ -17,6 +17,8 @@ if not torch.cuda.is_available() and "triton" not in sys.modules:
 
 from hfseg.models.ops import fused_natten, fused_triton
 
+pytestmark = pytest.mark.slow
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}  # of the largest number
 TRITON_RUNS = find_spec("triton") and (DEVICE == "cuda" or os.environ.get("TRITON_INTERPRET") == "1")

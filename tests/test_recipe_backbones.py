@@ -12,6 +12,8 @@ from hfseg.models.backbones import ALIASES
 from hfseg.models.backbones.survey import SurveyRow
 from hfseg.recipes.backbones import run, to_text
 
+pytestmark = pytest.mark.slow
+
 TINY = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
 ONE_STRIDE = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "patch_size": 16}
 
