@@ -10,8 +10,7 @@ import torch
 from hfseg.data import eval_loader, train_loader
 from hfseg.engine.loop import fit
 from hfseg.recipes.run import FinetuneConfig
-from hfseg.recipes.scoring import counting, shown_batches
-from hfseg.recipes.subjects import ModelSubject
+from hfseg.recipes.subjects import ModelSubject, count_over
 from hfseg.recipes.training import build_model, make_task, open_data
 
 torch.set_num_threads(1)
@@ -32,7 +31,7 @@ trained = [
 ]
 fit(make_task(config, segmenter, train, validation, runtime), plan, config.optim, runtime, folder, state=None)
 subject = ModelSubject(segmenter, config.protocol, config.loss.build(ignore_index=train.labels.ignore_index))
-found = subject.count(shown_batches(validation, config.loader, runtime), counting(train.labels), runtime)
+found = count_over(subject, validation, config.loader, runtime)
 seen = [
     name
     for batch in eval_loader(

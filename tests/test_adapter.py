@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stepping import train as take_steps
 from test_check import config_of, folder_of
 from test_models_backbones import tiny
 from test_models_segmenter import LABELS, MIT
@@ -45,16 +46,7 @@ def build(family: str) -> Segmenter:
 
 
 def train(model: Segmenter, steps: int = 2) -> None:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.1)
-    model.train()
-    for step in range(steps):
-        torch.manual_seed(step)
-        logits, aux_logits = model(torch.rand(2, 3, 64, 64))
-        total = logits.square().mean() if aux_logits is None else logits.square().mean() + aux_logits.square().mean()
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
+    take_steps(model, steps)
 
 
 def said(model: Segmenter) -> torch.Tensor:

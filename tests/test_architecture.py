@@ -13,7 +13,7 @@ LEVEL = {
     "cli": 0,
     "recipes": 1,
     **dict.fromkeys(("engine", "data", "models", "losses", "metrics", "viz"), 2),
-    **dict.fromkeys(("config", "labels", "values", "logits", "bands", "sizes"), 3),
+    **dict.fromkeys(("config", "labels", "values", "logits", "bands", "sizes", "files"), 3),
     **dict.fromkeys(("errors", "on_import"), 4),
 }
 SHARED_BY_RECIPES = {

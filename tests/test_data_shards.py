@@ -1,6 +1,5 @@
 """Prepared shards: the samples of their source, shared out over processes, whole or not there."""
 
-import io
 import json
 import logging
 import os
@@ -17,8 +16,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pydantic import ValidationError
+from test_data_loader import png, row, table
 
 from hfseg.data import (
     AugmentConfig,
@@ -61,28 +60,6 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "shards"
     run(PrepareConfig(data=DemoConfig(classes="size"), output=folder, min_shards=4))
     return folder
-
-
-def png(array):
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def row(number, *, size=(20, 24)):
-    rng = np.random.default_rng(number)
-    labels, image = rng.integers(0, 3, size, dtype=np.uint8), np.full((*size, 3), number, np.uint8)
-    return {
-        "image": {"bytes": png(image), "path": None},
-        "label": {"bytes": png(labels), "path": f"{number}.png"},
-        "id": str(number),
-    }
-
-
-def table(rows):
-    undecoded = datasets.Image(decode=False)
-    features = datasets.Features(image=undecoded, label=undecoded, id=datasets.Value("string"))
-    return datasets.Dataset.from_list(rows, features=features)
 
 
 def made(count=22, sizes=()):

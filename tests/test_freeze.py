@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stepping import train as take_steps
 from test_models_backbones import TINY, tiny
 from test_models_segmenter import LABELS, MIT, checkpoint
 
@@ -33,17 +34,7 @@ def build(family: str, folder: Path) -> Segmenter:
 
 
 def train(model: Segmenter, steps: int = 5) -> None:
-    """Take steps with weight decay, as the optimizer of a run does: only over what has a gradient."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.1)
-    model.train()
-    for step in range(steps):
-        torch.manual_seed(step)
-        logits, aux_logits = model(torch.rand(2, 3, 64, 64))
-        total = logits.square().mean() if aux_logits is None else logits.square().mean() + aux_logits.square().mean()
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
+    take_steps(model, steps)
 
 
 def changed(model: Segmenter, before: dict[str, torch.Tensor]) -> set[str]:

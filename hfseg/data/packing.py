@@ -1,7 +1,6 @@
 """From a record to a row of a shard, and from rows to a Parquet file."""
 
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from hfseg.data.manifest import Shard, sha256_of_file
 from hfseg.data.record import Record, check_sizes, count_labels, read_image_size
 from hfseg.data.source import Source, read_bytes
 from hfseg.errors import DataError
+from hfseg.files import sync
 from hfseg.labels import LabelSpace
 
 ROW_GROUP_BYTES = 1 << 19
@@ -78,15 +78,6 @@ def write_shard(path: Path, rows: Iterable[Row]) -> Shard:
             written += len(group)
     sync(path)
     return Shard(file=path.name, rows=written, bytes=path.stat().st_size, sha256=sha256_of_file(path))
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _held(source: Mapping[str, Any], name: str) -> Row:

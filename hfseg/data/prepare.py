@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from hfseg.data.manifest import LABELS, MANIFEST, Manifest, Shard, labels_text, sha256_of_text
-from hfseg.data.packing import Row, checked_row, in_memory, num_bytes, sync, write_shard
+from hfseg.data.packing import Row, checked_row, in_memory, num_bytes, write_shard
 from hfseg.data.record import Record
 from hfseg.data.shard_table import ShardTable, close_shards
 from hfseg.data.stream import StreamDataset
 from hfseg.data.table import Split, TableDataset
 from hfseg.errors import DataError
+from hfseg.files import sync
 from hfseg.labels import LabelSpace
 
 _WEIGHED = 64

@@ -1,7 +1,7 @@
 """A data set that knows its length: rows of undecoded images and masks in a `datasets.Dataset`."""
 
+import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from hfseg.data.record import Record, count_labels, read_image_size, read_sample
+from hfseg.data.threads import in_order
 from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
 from hfseg.values import Sample
@@ -76,11 +77,12 @@ class TableDataset:
             DataError: a mask is broken or holds an unknown value; names the file.
         """
         counts = np.zeros((len(self), self.labels.num_labels), dtype=np.int32)
-        with ThreadPoolExecutor() as pool:  # Pillow decodes without holding the interpreter
-            found = pool.map(lambda index: count_labels(self.record(index), self.labels)[1], range(len(self)))
-            for row, pixels in zip(counts, found, strict=True):
-                pixels.pop(self.labels.ignore_index, None)
-                row[list(pixels)] = list(pixels.values())
+        found = in_order(
+            lambda index: count_labels(self.record(index), self.labels)[1], len(self), workers=os.cpu_count() or 1
+        )
+        for row, pixels in zip(counts, found, strict=True):
+            pixels.pop(self.labels.ignore_index, None)
+            row[list(pixels)] = list(pixels.values())
         return counts
 
 

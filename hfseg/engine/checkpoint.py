@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import re
 import shutil
 import zlib
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hfseg.errors import CheckpointError, RunFailed
+from hfseg.files import sync
 
 _MANIFEST = "manifest.json"
 _AVERAGE = "average.safetensors"
@@ -127,7 +127,7 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     try:
         write(fresh)
         for path in (*fresh.rglob("*"), fresh):
-            _sync(path)
+            sync(path)
     except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
         if isinstance(error, SafetensorError):  # how safetensors reports a full disk
@@ -136,7 +136,7 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     if target.exists():
         target.rename(stale)
     fresh.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(stale, ignore_errors=True)
 
 
@@ -144,7 +144,7 @@ def write_file(path: Path, text: str) -> None:
     """Write a text file that is whole or not there."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(text, encoding="utf-8")
-    _sync(fresh)
+    sync(fresh)
     fresh.replace(path)
 
 
@@ -208,14 +208,6 @@ def _checksum(path: Path) -> dict[str, int]:
         while block := file.read(1 << 22):
             crc, size = zlib.crc32(block, crc), size + len(block)
     return {"bytes": size, "crc32": crc}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reason(error: Exception) -> str:

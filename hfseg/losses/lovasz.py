@@ -5,11 +5,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hfseg.logits import resize_logits, strips
 from hfseg.losses.regions import class_pixels
-from hfseg.losses.strip_sums import precise
+from hfseg.losses.strip_sums import KeptGradient, precise
 
 
 def lovasz(
@@ -27,21 +26,14 @@ def lovasz(
     return _Lovasz.apply(logits, labels, labels.int() != ignore_index, present)  # type: ignore[no-any-return]
 
 
-class _Lovasz(torch.autograd.Function):
+class _Lovasz(KeptGradient):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, kept: Tensor, present: list[int]) -> Tensor:
         scores = precise(logits)
         with torch.autocast(logits.device.type, enabled=False):
             total, gradient = _mean_and_gradient(scores, labels, kept, present)
-        ctx.save_for_backward(gradient)
-        ctx.dtype = logits.dtype
+        KeptGradient.keep(ctx, gradient, logits)
         return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return (gradient * grads[0]).to(ctx.dtype), None, None, None
 
 
 def _mean_and_gradient(

@@ -36,7 +36,27 @@ def strip_sums(
     return _Sums.apply(logits, size, measure, max_elements)  # type: ignore[no-any-return]
 
 
-class _Total(torch.autograd.Function):
+class KeptGradient(torch.autograd.Function):
+    """A number whose gradient was found together with it, and only has to be scaled.
+
+    `forward` takes four inputs, of which the first are the logits, and calls `keep`.
+    """
+
+    @staticmethod
+    def keep(ctx: Any, gradient: Tensor, logits: Tensor) -> None:
+        """Keep the gradient of the logits until it is asked for."""
+        ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        """Scale what was kept."""
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grads[0]).to(ctx.dtype), None, None, None  # narrowed last: a loss scale may exceed float16
+
+
+class _Total(KeptGradient):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, size: tuple[int, int], measure: Measure, max_elements: int | None) -> Tensor:
         scores = precise(logits)
@@ -48,15 +68,8 @@ class _Total(torch.autograd.Function):
             if gradient is not None:
                 gradient[:, :, strip.source] += torch.autograd.grad(found, part)[0]
         if gradient is not None:
-            ctx.save_for_backward(gradient)
-            ctx.dtype = logits.dtype
+            KeptGradient.keep(ctx, gradient, logits)
         return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return (gradient * grads[0]).to(ctx.dtype), None, None, None  # narrowed last: a loss scale may exceed float16
 
 
 class _Sums(torch.autograd.Function):

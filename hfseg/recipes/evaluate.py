@@ -30,13 +30,11 @@ from hfseg.recipes.run import FinetuneConfig, RunFolder
 from hfseg.recipes.scoring import (
     AnyDataset,
     check_same_classes,
-    counting,
     describe,
-    shown_batches,
     verify_on_main,
     write_metrics,
 )
-from hfseg.recipes.subjects import ModelSubject, PredictionFolder, Subject
+from hfseg.recipes.subjects import ModelSubject, PredictionFolder, Subject, count_over
 
 
 class CorruptionConfig(Config):
@@ -179,11 +177,8 @@ def _count(
 ) -> Evaluation:
     what = f"evaluating {config.name} on {dataset.name} {config.split}"
     with progress(what if corruption is None else f"{what}, {corruption.name} {corruption.severity}") as show:
-        batches = shown_batches(
-            dataset, config.loader, runtime, short_side=subject.loader_short_side, change=corruption, show=show
-        )
         width = config.boundary_width if corruption is None else None
-        return subject.count(batches, counting(dataset.labels, boundary_width=width), runtime)
+        return count_over(subject, dataset, config.loader, runtime, boundary_width=width, change=corruption, show=show)
 
 
 def _corrupted(

@@ -18,8 +18,8 @@ from hfseg.recipes.console import say
 from hfseg.recipes.evidence import write_counts
 from hfseg.recipes.pictures import draw_samples
 from hfseg.recipes.run import FinetuneConfig, RunFolder
-from hfseg.recipes.scoring import AnyDataset, counting, describe, shown_batches, write_metrics
-from hfseg.recipes.subjects import ModelSubject
+from hfseg.recipes.scoring import AnyDataset, describe, write_metrics
+from hfseg.recipes.subjects import ModelSubject, count_over
 from hfseg.recipes.training import (
     batches_per_epoch,
     build_model,
@@ -82,8 +82,7 @@ def score_best(config: FinetuneConfig, folder: RunFolder, validation: AnyDataset
     segmenter, space = open_model(folder.best)
     loss = config.loss.unweighted().build(ignore_index=space.ignore_index)
     subject = ModelSubject(segmenter.to(runtime.device), config.protocol, loss)
-    batches = shown_batches(validation, config.loader, runtime, short_side=subject.loader_short_side)
-    evaluation = subject.count(batches, counting(space, boundary_width=DIAGONAL_SHARE), runtime)
+    evaluation = count_over(subject, validation, config.loader, runtime, boundary_width=DIAGONAL_SHARE)
     metrics = describe(
         evaluation,
         space,

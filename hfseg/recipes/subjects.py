@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int, Integer
 from torch import Tensor
 
-from hfseg.data import read_mask
+from hfseg.data import Change, EvalLoaderConfig, read_mask
 from hfseg.engine.evaluation import Criterion, Evaluation, evaluate, tally
 from hfseg.engine.inference import ProtocolConfig
 from hfseg.engine.runtime import Runtime
@@ -20,7 +20,7 @@ from hfseg.labels import LabelSpace
 from hfseg.metrics import Counting
 from hfseg.models import Segmenter
 from hfseg.recipes.pictures import predict_images
-from hfseg.recipes.scoring import protocol_facts
+from hfseg.recipes.scoring import AnyDataset, Show, counting, protocol_facts, shown_batches
 from hfseg.values import Batch, Sample
 
 ENDINGS = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif"})
@@ -43,6 +43,21 @@ class Subject(Protocol):
 
     def predict(self, sample: Sample) -> Integer[np.ndarray, "h w"]:
         """Give the class of every pixel of one image."""
+
+
+def count_over(
+    subject: Subject,
+    dataset: AnyDataset,
+    loader: EvalLoaderConfig,
+    runtime: Runtime,
+    *,
+    boundary_width: float | None = None,
+    change: Change | None = None,
+    show: Show = lambda done, total: None,
+) -> Evaluation:
+    """Count a subject's pixels over a whole data set; `change` alters images, `show` is told how far it is."""
+    batches = shown_batches(dataset, loader, runtime, short_side=subject.loader_short_side, change=change, show=show)
+    return subject.count(batches, counting(dataset.labels, boundary_width=boundary_width), runtime)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from hfseg.metrics import Scores
 from hfseg.models import Segmenter, adapt, freeze, parameter_table, save_model
 from hfseg.recipes.console import say, show_parameters, show_start
 from hfseg.recipes.run import FinetuneConfig
-from hfseg.recipes.scoring import AnyDataset, counting, shown_batches, verify_on_main
-from hfseg.recipes.subjects import ModelSubject
+from hfseg.recipes.scoring import AnyDataset, verify_on_main
+from hfseg.recipes.subjects import ModelSubject, count_over
 from hfseg.values import Batch
 
 
@@ -114,8 +114,7 @@ def make_task(
         return loss(model(batch.pixel_values), batch.labels)
 
     def validate() -> dict[str, Any]:
-        batches = shown_batches(validation, config.loader, runtime, short_side=subject.loader_short_side)
-        evaluation = subject.count(batches, counting(space), runtime)
+        evaluation = count_over(subject, validation, config.loader, runtime)
         scores = Scores.from_confusion(evaluation.totals["confusion"])
         names = ("mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou")
         return {"loss": evaluation.loss, **{name: getattr(scores, name) for name in names}}
