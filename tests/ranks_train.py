@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers.models.segformer.modeling_segformer import SegformerDropPath
 
 from hfseg.engine.checkpoint import load_newest
-from hfseg.engine.loop import Task, fit
+from hfseg.engine.loop import fit
+from hfseg.engine.task import Task
 from hfseg.errors import RunFailed
 from hfseg.recipes.run import FinetuneConfig
 from hfseg.recipes.training import batches_per_epoch, build_model, check_sharding, make_task, open_data

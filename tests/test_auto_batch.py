@@ -10,9 +10,9 @@ from test_check import config_of, folder_of
 from torch import nn
 
 from hfseg.engine.auto_batch import largest_batch, largest_fitting
-from hfseg.engine.loop import Task
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.runtime import RuntimeConfig
+from hfseg.engine.task import Task
 from hfseg.errors import RunFailed
 from hfseg.recipes import finetune, training
 from hfseg.values import Batch

@@ -17,11 +17,11 @@ from hfseg.data.census import Census, census
 from hfseg.data.duplicates import Prints, find_overlaps, find_twins, look_of, take_prints
 from hfseg.data.verify import inspect
 from hfseg.engine.dry_run import DryRun, dry_run, estimate
-from hfseg.engine.loop import Task
 from hfseg.engine.machine import MemoryUse, memory_use
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import TrainConfig
 from hfseg.engine.runtime import RuntimeConfig
+from hfseg.engine.task import Task
 from hfseg.errors import ConfigError, RunFailed
 from hfseg.labels import LabelSpace
 from hfseg.recipes import advice, check

@@ -15,10 +15,11 @@ from hfseg.engine.capture import load_capture
 from hfseg.engine.checkpoint import load_newest
 from hfseg.engine.evaluation import evaluate
 from hfseg.engine.inference import WholeConfig
-from hfseg.engine.loop import Task, fit
+from hfseg.engine.loop import fit
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import TrainConfig
 from hfseg.engine.runtime import RuntimeConfig, check_launch
+from hfseg.engine.task import Task
 from hfseg.engine.trainable import Trainable
 from hfseg.errors import CheckpointError, LaunchError, RunFailed, RunInterrupted
 from hfseg.values import Batch, Counts, SegOutput

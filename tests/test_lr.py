@@ -10,10 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from test_check import config_of, folder_of
 
-from hfseg.engine.loop import Task
 from hfseg.engine.lr_range import LEAST, LrRange, LrSpan, lr_range
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.runtime import RuntimeConfig
+from hfseg.engine.task import Task
 from hfseg.errors import ConfigError
 from hfseg.recipes import lr
 from hfseg.values import Batch

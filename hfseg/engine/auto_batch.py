@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from hfseg.engine.loop import Task
 from hfseg.engine.machine import memory_use
 from hfseg.engine.memory import HINT, out_of_memory_told
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.runtime import Runtime
+from hfseg.engine.task import Task
 from hfseg.errors import RunFailed
 from hfseg.values import Batch
 

@@ -12,11 +12,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hfseg.engine.loop import Task
 from hfseg.engine.machine import MemoryUse, memory_use
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import Plan
 from hfseg.engine.runtime import Runtime
+from hfseg.engine.task import Task
 from hfseg.errors import RunFailed
 from hfseg.values import Batch
 

@@ -2,12 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor, nn
 
 from hfseg.engine.best import Best
 from hfseg.engine.capture import Capture
@@ -21,42 +19,14 @@ from hfseg.engine.output import Output
 from hfseg.engine.plan import Plan
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.stop import StopWish, stop_on_signals
+from hfseg.engine.task import Task
 from hfseg.engine.tracking import RunLog, TrainProgress
 from hfseg.engine.trainable import Trainable
 from hfseg.errors import RunInterrupted
 from hfseg.values import Batch
 
-LossFn = Callable[[nn.Module, Batch], dict[str, Tensor]]
 _LISTEN_EVERY = 8
 """Steps between two askings of all processes whether one of them was told to stop."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained, and how: the parts that the loop calls without knowing their names."""
-
-    model: nn.Module
-    batches: Callable[[int], Iterable[Batch]]
-    """All batches of this process from batch number n on, without end."""
-    augment: Callable[[Batch], Batch]
-    """The part of the augmentation that runs on the device."""
-    loss_fn: LossFn
-    validate: Callable[[], Mapping[str, Any]]
-    """Scores of the current weights; `loss` (None where it is not known), `mean_iou` and `overall_accuracy` among
-    them."""
-    export: Callable[[Path], None]
-    """Write the current weights as a model folder."""
-    unfreeze: Callable[[int], None]
-    """Freeze what is frozen at a step, counted from 0, and set the rest free."""
-    seed: int
-    """What dropout and the like are drawn from, together with step and rank."""
-    depths: Mapping[str, int] | None = None
-    """How deep each parameter lies, for learning rates that differ by depth."""
-    left_out: Callable[[], Mapping[str, int]] | None = None
-    """Problems of samples that were left out since the last time in this process, and how often; None where such a
-    problem ends the run."""
-    unfreeze_steps: tuple[int, ...] = ()
-    """The steps before which other weights are set free than before."""
 
 
 def fit(

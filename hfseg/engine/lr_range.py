@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from hfseg.config import Config
-from hfseg.engine.loop import Task
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.runtime import Runtime
+from hfseg.engine.task import Task
 from hfseg.engine.trainable import Trainable
 
 SMOOTHING = 0.9

@@ -14,9 +14,10 @@ from hfseg.data.duplicates import find_overlaps, take_prints
 from hfseg.data.verify import inspect
 from hfseg.engine.checkpoint import write_file
 from hfseg.engine.dry_run import dry_run
+from hfseg.engine.environment import environment
 from hfseg.engine.groups import describe_groups
-from hfseg.engine.loop import Task
-from hfseg.engine.runtime import Runtime, environment
+from hfseg.engine.runtime import Runtime
+from hfseg.engine.task import Task
 from hfseg.errors import ConfigError, DataError, HfsegError, LaunchError
 from hfseg.recipes import advice
 from hfseg.recipes.advice import Advice

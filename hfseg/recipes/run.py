@@ -12,11 +12,12 @@ from pydantic import NonNegativeInt
 from hfseg.config import KIND, Config, differences, kind_of, models_in
 from hfseg.data import AugmentConfig, DataConfig, DemoConfig, LoaderConfig
 from hfseg.engine.checkpoint import write_file
+from hfseg.engine.environment import environment
 from hfseg.engine.inference import ProtocolConfig, WholeConfig
 from hfseg.engine.lock import LOCK
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import TrainConfig
-from hfseg.engine.runtime import Runtime, RuntimeConfig, environment
+from hfseg.engine.runtime import Runtime, RuntimeConfig
 from hfseg.errors import CheckpointError
 from hfseg.losses import LossConfig
 from hfseg.models import AdapterConfig, FreezeConfig, ModelConfig, SegformerModelConfig

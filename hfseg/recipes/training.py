@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from hfseg.data import Photometric, Skips, StreamDataset, TableDataset, train_loader
 from hfseg.engine.auto_batch import largest_batch
-from hfseg.engine.loop import Task
 from hfseg.engine.runtime import Runtime
+from hfseg.engine.task import Task
 from hfseg.errors import ConfigError
 from hfseg.losses import Loss
 from hfseg.metrics import Scores
