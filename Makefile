@@ -3,14 +3,18 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin
 READY := $(VENV)/.ready
+VENV_XLA := .venv-xla
 
-.PHONY: demo test quick kill lint type bench docs ci clean
+.PHONY: demo test test-xla quick kill lint type bench docs ci clean
 
 demo: $(READY)  ## fine-tune on the embedded photograph, score it, draw it: under three minutes on two cores
 	$(RUN)/hfseg finetune
 
 test: $(READY)  ## the whole suite but for the long kill tests
 	$(RUN)/pytest -n 2 --dist loadfile -m "not kill and not gpu"
+
+test-xla: $(VENV_XLA)/.ready  ## train, resume and score on XLA, in an environment of its own (8 GB), about ten minutes
+	$(VENV_XLA)/bin/pytest tests_xla
 
 quick: $(READY)  ## the everyday subset, about a minute
 	$(RUN)/pytest -n 2 --dist loadfile -m "not slow and not kill and not gpu"
@@ -37,5 +41,10 @@ $(READY): pyproject.toml constraints.txt
 	$(RUN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(READY)
 
+$(VENV_XLA)/.ready: pyproject.toml constraints-xla.txt
+	$(PYTHON) -m venv $(VENV_XLA)
+	$(VENV_XLA)/bin/pip install --quiet --constraint constraints-xla.txt --editable . torch_xla==2.9.0 pytest beartype
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV_XLA) build *.egg-info

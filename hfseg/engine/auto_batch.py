@@ -10,7 +10,8 @@ from hfseg.engine.memory import HINT, out_of_memory_told
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.task import Task
-from hfseg.errors import RunFailed
+from hfseg.engine.xla import XLA
+from hfseg.errors import LaunchError, RunFailed
 from hfseg.values import Batch
 
 SHARE = 0.9
@@ -46,7 +47,12 @@ def largest_batch(
 
     Raises:
         RunFailed: a batch of `least` images, without which the model cannot be trained, does not fit.
+        LaunchError: the device is one of XLA, which compiles for every size and does not say what it takes.
     """
+    if runtime.device.type == XLA:
+        raise LaunchError(
+            "`optim.auto_batch` is for other devices: got device `xla`", hint="leave it out, and give --batch-size"
+        )
     sizes = [size for size in range(least, images + 1) if images % size == 0] or [images]
     model = task.model.to(runtime.device)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

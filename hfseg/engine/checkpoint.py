@@ -55,10 +55,10 @@ def save_checkpoint(folder: Path, state: TrainingState, *, keep: int) -> Path:
     target = folder / f"step-{state.step:06d}"
 
     def write(directory: Path) -> None:
-        save_file({name: value.contiguous() for name, value in state.model.items()}, directory / "model.safetensors")
+        save_file(_on_host(state.model), directory / "model.safetensors")
         save_file(_flat(state.optimizer["state"]), directory / "optimizer.safetensors")
         if state.average is not None:
-            save_file({name: value.contiguous() for name, value in state.average.items()}, directory / _AVERAGE)
+            save_file(_on_host(state.average), directory / _AVERAGE)
         facts = {
             "step": state.step,
             "best": state.best,
@@ -179,12 +179,17 @@ def _load(directory: Path) -> TrainingState:
 
 def _flat(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
     """Name an optimizer's tensors `PARAMETER/NAME`, as safetensors wants them."""
-    return {
-        f"{parameter}/{name}": value.contiguous()
+    return _on_host({
+        f"{parameter}/{name}": value
         for parameter, values in state.items()
         for name, value in values.items()
         if value is not None
-    }
+    })  # fmt: skip
+
+
+def _on_host(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring tensors to where safetensors can read their memory, which that of XLA's cannot be."""
+    return {name: value.cpu().contiguous() for name, value in tensors.items()}
 
 
 def _nested(flat: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:

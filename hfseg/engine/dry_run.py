@@ -17,6 +17,7 @@ from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import Plan
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.task import Task
+from hfseg.engine.xla import cut_graph
 from hfseg.errors import RunFailed
 from hfseg.values import Batch
 
@@ -164,4 +165,5 @@ def _seconds(action: Callable[[], Value], device: torch.device) -> tuple[float, 
     value = action()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    cut_graph(device, wait=True)
     return time.perf_counter() - began, value

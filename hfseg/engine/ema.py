@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from hfseg.engine.sharding import local
+from hfseg.engine.xla import unshared
 
 
 class WeightAverage:
@@ -32,7 +33,7 @@ class WeightAverage:
                 averaged.append(local(self.average[name]))
                 current.append(local(value))
             else:
-                self.average[name].copy_(value)
+                self.average[name].copy_(unshared(value))
         decay = min(self.decay, (1 + step) / (10 + step))
         get_ema_multi_avg_fn(decay)(averaged, current, 0)
 
@@ -40,7 +41,7 @@ class WeightAverage:
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Give the model the averaged weights while the block runs, and its own back afterwards."""
         own = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self.average)
+        model.load_state_dict({name: unshared(value) for name, value in self.average.items()})
         try:
             yield
         finally:

@@ -86,7 +86,7 @@ def tally(batches: Iterable[Batch], predict: Predict, *, count: Count, runtime: 
     """
     totals: dict[str, Tensor] = {}
     mine: list[_Counted] = []
-    for batch in prefetch(batches, runtime.device):
+    for batch in prefetch(batches, runtime.scoring_device):
         pred, loss = predict(batch)
         counts = count(pred, batch.labels)
         totals = _added(totals, counts.total)

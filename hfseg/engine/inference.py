@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from hfseg.config import Config
 from hfseg.engine.canvas import Canvas, Mirrored, Views, Whole
 from hfseg.engine.windows import slide
+from hfseg.engine.xla import FromHost, is_on_xla
 from hfseg.sizes import scaled_size
 
 Size = PositiveInt | tuple[PositiveInt, PositiveInt]
@@ -52,6 +53,8 @@ class InferenceProtocol(Config):
     @torch.inference_mode()
     def views(self, model: nn.Module, pixel_values: Shaped[Tensor, "b 3 h w"]) -> Views:
         """Show images, as the loader gives them, to the model in every view: bytes of 0..255 or floats of 0..1."""
+        if is_on_xla(model):
+            model, pixel_values = FromHost(model), pixel_values.cpu()
         given = (pixel_values.shape[-2], pixel_values.shape[-1])
         canvases: list[Canvas] = []
         for scale in self.scales:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hfseg.engine.capture import Breakdown
 from hfseg.engine.runtime import Runtime
+from hfseg.engine.xla import stacked
 from hfseg.values import Batch
 
 MIB = 2**20
@@ -63,7 +64,7 @@ class Meter:
     def fetch(self) -> dict[str, float]:
         """Give the means since the last time, over all processes, and start anew; `loss` is the total."""
         names = list(self.pending[-1][2])
-        values = torch.stack([torch.stack([terms[name] for name in names]) for _, _, terms in self.pending])
+        values = stacked([terms[name] for _, _, terms in self.pending for name in names]).view(-1, len(names))
         means = self.runtime.accelerator.reduce(values.float().mean(0), reduction="mean").tolist()
         seconds = time.perf_counter() - self.since
         found = {"loss" if name == "total" else name: mean for name, mean in zip(names, means, strict=True)}
@@ -80,11 +81,11 @@ class Meter:
 
     def _mean_norm(self) -> float:
         """Average the norms that are finite: in fp16, a step whose scale was too large has none."""
-        norms = torch.stack([norm for _, norm in self.norms])
+        norms = stacked([norm for _, norm in self.norms])
         return float(norms[norms.isfinite()].mean())
 
     def _bad_loss(self) -> Breakdown | None:
-        totals = torch.stack([terms["total"] for _, _, terms in self.pending]).tolist()
+        totals = stacked([terms["total"] for _, _, terms in self.pending]).tolist()
         bad = next((place for place, total in enumerate(totals) if not math.isfinite(total)), None)
         if bad is None:
             return None
@@ -96,7 +97,7 @@ class Meter:
         """In fp16 the scaler takes care of gradients."""
         if self.runtime.accelerator.scaler is not None or not self.norms:
             return None
-        norms = torch.stack([norm for _, norm in self.norms]).tolist()
+        norms = stacked([norm for _, norm in self.norms]).tolist()
         bad = next((place for place, norm in enumerate(norms) if not math.isfinite(norm)), None)
         if bad is None:
             return None

@@ -16,6 +16,7 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from hfseg.config import Config
+from hfseg.engine.xla import XLA, check_xla, correct_norms, seed_generators
 from hfseg.errors import LaunchError
 
 
@@ -75,6 +76,7 @@ class RuntimeConfig(DeviceConfig):
             raise LaunchError(
                 "precision `fp16` needs a GPU: got device `cpu`", hint="use `--precision no` (or bf16 where it is fast)"
             )
+        check_xla(accelerator.device, self.model_dump(), world_size=accelerator.num_processes)
         atexit.register(_leave)
         return Runtime(accelerator, self)
 
@@ -136,6 +138,11 @@ class Runtime:
         return device
 
     @property
+    def scoring_device(self) -> torch.device:
+        """Where images and labels are put to be scored: the host of an XLA device, which compiles for every size."""
+        return torch.device("cpu") if self.device.type == XLA else self.device
+
+    @property
     def rank(self) -> int:
         """The number of this process, from 0."""
         return int(self.accelerator.process_index)
@@ -178,13 +185,13 @@ class Runtime:
     def ready(self, model: nn.Module) -> nn.Module:
         """Put a model into the memory order and give it the norms that were asked for, in place.
 
-        On several GPUs batch norms count over all of them (SyncBatchNorm).
+        On several GPUs batch norms count over all of them (SyncBatchNorm); on XLA their variances are put right.
         """
         if self.config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of the stub
         if self.world_size > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return model
+        return correct_norms(model) if self.device.type == XLA else model
 
     def compiled(self, model: Any) -> Any:
         """Compile what training calls, where that was asked for.
@@ -196,7 +203,7 @@ class Runtime:
     def seed(self, seed: int, step: int, *, rank: int | None = None) -> None:
         """Seed what dropout and the like draw in a step, counted from 0: batches differ by rank, and so must it."""
         drawn = np.random.SeedSequence((seed, step, self.rank if rank is None else rank)).generate_state(1)
-        torch.manual_seed(int(drawn[0]))
+        seed_generators(int(drawn[0]), self.device)
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give every process the main process's buffers: batch-norm statistics drift apart between steps."""

@@ -15,6 +15,7 @@ from hfseg.engine.guard import Guard
 from hfseg.engine.optim import OptimConfig, carry_over
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.sharding import gathered, shard, spread, whole
+from hfseg.engine.xla import cut_graph
 from hfseg.errors import LaunchError
 
 
@@ -40,6 +41,7 @@ class Trainable:
             )
         self._wrap()
         self.average = None if optim.ema_decay is None else WeightAverage(self.trained, optim.ema_decay)
+        cut_graph(runtime.device)
 
     @property
     def is_sharded(self) -> bool:
@@ -73,6 +75,7 @@ class Trainable:
         self._wrap()
         carry_over(before, self.optimizer)
         self.model.train()
+        cut_graph(self.runtime.device)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Share gradients between processes in the last batch of a step only; where they are sharded, in each."""
@@ -81,6 +84,7 @@ class Trainable:
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a loss."""
         self.runtime.accelerator.backward(self.guard.watched(loss))
+        cut_graph(self.runtime.device)
 
     def update(self, step: int) -> Tensor | None:
         """Clip the gradients, move the weights and their average; give the norm that the gradients had.
@@ -94,8 +98,10 @@ class Trainable:
         if self._moves():
             self.prepared.step()
         self.prepared.zero_grad(set_to_none=True)
+        cut_graph(self.runtime.device)
         if self.average is not None:
             self.average.update(self.trained, step)
+            cut_graph(self.runtime.device)  # apart from the next step, whose numbers the changing decay may equal
         return norm
 
     def _clipped(self) -> Tensor | None:
@@ -127,9 +133,11 @@ class Trainable:
             if self.is_sharded:
                 self._put_together()
             self.runtime.share_buffers(self.model)
+            cut_graph(self.runtime.device)
             yield
         if self.is_sharded:
             self.model.to("cpu")
+        cut_graph(self.runtime.device)
 
     @torch.no_grad()
     def _put_together(self) -> None:

@@ -48,11 +48,12 @@ def save_model(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     scale = adapter_scale(hf)
+    weights = {name: value.cpu() for name, value in hf.state_dict().items()}  # XLA's cannot be written from there
     with quiet():
         if scale is None:
-            hf.save_pretrained(fresh)
+            hf.save_pretrained(fresh, state_dict=weights)
         elif base is None:
-            hf.save_pretrained(fresh, state_dict=merged(hf.state_dict(), scale=scale))
+            hf.save_pretrained(fresh, state_dict=merged(weights, scale=scale))
         else:
             write_adapters(hf, fresh, base=base)
     preprocessor = json.dumps(segmenter.pixels.to_preprocessor(size), indent=2)
