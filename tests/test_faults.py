@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from itertools import islice
 from multiprocessing import active_children
+from pathlib import Path
 
 import psutil
 import pytest
@@ -211,6 +212,35 @@ def test_a_file_that_never_answers_ends_the_run_in_the_time_that_is_given(tmp_pa
         list(loader)
     assert time.monotonic() - began < 10
     assert active_children() == others
+
+
+def test_a_worker_that_was_stopped_ends_the_run_in_the_time_that_is_given_and_itself():
+    source, worker = reading(made(), timeout_s=1)
+    worker_was = psutil.Process(worker.pid)
+    worker_was.suspend()
+    began = time.monotonic()
+    with pytest.raises(RunFailed, match=r"^no batch came from the loader workers in 1 s \(`loader.timeout_s`\)\n"):
+        list(source)
+    assert time.monotonic() - began < 10
+    assert not worker_was.is_running()
+
+
+def test_a_pass_that_is_left_takes_a_stopped_worker_with_it():
+    source, worker = reading(made())
+    psutil.Process(worker.pid).suspend()
+    source.close()
+    assert worker.exitcode == -signal.SIGKILL
+
+
+def test_a_process_that_ends_in_an_error_does_not_wait_for_a_stopped_worker():
+    code = (
+        "import psutil, test_faults\n"
+        "source, worker = test_faults.reading(test_faults.made())\n"
+        "psutil.Process(worker.pid).suspend()\n"
+        "raise SystemExit(5)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, timeout=60, check=False)
+    assert done.returncode == 5
 
 
 def test_a_worker_outlives_the_sigterm_that_a_scheduler_sends_to_everyone():

@@ -3,8 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from multiprocessing import active_children
-from multiprocessing.process import BaseProcess
 from typing import Any, Literal
 
 import torch
@@ -17,7 +15,7 @@ from hfseg.data.reader import Change, EvalReader, Failure, Mended, TrainReader
 from hfseg.data.sampling import EvalKeys, TrainKeys
 from hfseg.data.stream import StreamDataset
 from hfseg.data.table import TableDataset
-from hfseg.data.workers import heed_parent_only, lost_workers_told
+from hfseg.data.workers import heed_parent_only, read_by_workers
 from hfseg.errors import DataError
 from hfseg.values import Batch
 
@@ -71,10 +69,11 @@ class Skips:
 class TrainLoader:
     """Training batches without end; each pass over it begins at the same step."""
 
-    def __init__(self, keys: TrainKeys, batches: "DataLoader[Read]", skips: Skips) -> None:
+    def __init__(self, keys: TrainKeys, batches: "DataLoader[Read]", skips: Skips, timeout_s: float) -> None:
         self._keys = keys
         self._batches = batches
         self._skips = skips
+        self._timeout_s = timeout_s
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches of this process.
@@ -83,7 +82,7 @@ class TrainLoader:
             DataError: a sample cannot be read; names its file. The next pass starts at the beginning again.
             RunFailed: a worker died, or gave no batch in time.
         """
-        return _unwrapped(self._batches, self._skips)
+        return _unwrapped(self._batches, self._skips, self._timeout_s)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -98,9 +97,10 @@ class TrainLoader:
 class EvalLoader:
     """The evaluation batches of one rank, in the order of the data set."""
 
-    def __init__(self, keys: EvalKeys, batches: "DataLoader[Read]") -> None:
+    def __init__(self, keys: EvalKeys, batches: "DataLoader[Read]", timeout_s: float) -> None:
         self._keys = keys
         self._batches = batches
+        self._timeout_s = timeout_s
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches of this process once.
@@ -109,7 +109,7 @@ class EvalLoader:
             DataError: a sample cannot be read; names its file.
             RunFailed: a worker died, or gave no batch in time.
         """
-        return _unwrapped(self._batches, Skips())
+        return _unwrapped(self._batches, Skips(), self._timeout_s)
 
     @property
     def num_batches(self) -> int | None:
@@ -147,7 +147,7 @@ def train_loader(
     if isinstance(dataset, TableDataset):
         keys.steps_per_epoch()
     reader = TrainReader(dataset, augment, seed, skips_broken=config.on_error == "skip")
-    return TrainLoader(keys, _batches(reader, keys, config, pin_memory), skips or Skips())
+    return TrainLoader(keys, _batches(reader, keys, config, pin_memory), skips or Skips(), config.timeout_s)
 
 
 def eval_loader(
@@ -168,7 +168,8 @@ def eval_loader(
         DataError: the header of an image cannot be read; names the file.
     """
     keys = EvalKeys(dataset, config.eval_batch_size, rank, world_size)
-    return EvalLoader(keys, _batches(EvalReader(dataset, short_side, change), keys, config, pin_memory))
+    reader = EvalReader(dataset, short_side, change)
+    return EvalLoader(keys, _batches(reader, keys, config, pin_memory), config.timeout_s)
 
 
 def _batches(
@@ -184,7 +185,6 @@ def _batches(
         sampler=keys,
         collate_fn=_unchanged,
         num_workers=config.workers,
-        timeout=config.timeout_s if config.workers else 0,
         worker_init_fn=heed_parent_only,
         pin_memory=pin_memory,
         generator=torch.Generator(),
@@ -195,16 +195,11 @@ def _unchanged(read: Any) -> Any:
     return read
 
 
-def _unwrapped(batches: Iterable[Read], skips: Skips) -> Iterator[Batch]:
-    workers: list[BaseProcess] = []
-    with lost_workers_told(workers):
-        others = active_children()
-        reads = iter(batches)
-        workers += [process for process in active_children() if process not in others]
-        for read in reads:
-            if isinstance(read, Failure):
-                raise DataError(read.message, read.hint)  # a new one: its traceback must not lead back to itself
-            if isinstance(read, Mended):
-                for problem in read.problems:
-                    skips.add(problem)
-            yield read.batch if isinstance(read, Mended) else read
+def _unwrapped(batches: Iterable[Read], skips: Skips, timeout_s: float) -> Iterator[Batch]:
+    for read in read_by_workers(batches, timeout_s=timeout_s):
+        if isinstance(read, Failure):
+            raise DataError(read.message, read.hint)  # a new one: its traceback must not lead back to itself
+        if isinstance(read, Mended):
+            for problem in read.problems:
+                skips.add(problem)
+        yield read.batch if isinstance(read, Mended) else read

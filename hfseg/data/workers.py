@@ -6,16 +6,20 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from pathlib import Path
+from typing import TypeVar
 
 from hfseg.errors import RunFailed
 
 SHARED_MEMORY = Path("/dev/shm")
 _LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\) (?P<how>.*)", re.DOTALL)
-_LATE = re.compile(r"DataLoader timed out after (?P<seconds>[\d.]+) seconds")
+
+Read = TypeVar("Read")
 
 
 def heed_parent_only(worker: int) -> None:
@@ -37,30 +41,89 @@ def _end_with(parent: int) -> None:
         os._exit(0)
 
 
-@contextmanager
-def lost_workers_told(workers: Sequence[BaseProcess] = ()) -> Iterator[None]:
-    """Turn torch's errors about workers that died or do not answer into ones that say what to do.
-
-    Torch raises when the system tells it of a death, wherever the main process is then: put this around whatever goes
-    on while batches are read. `workers` are ended when one of them is lost.
+def read_by_workers(batches: Iterable[Read], *, timeout_s: float) -> Iterator[Read]:
+    """Give what the workers of a torch loader read, if it has any; none of them outlives the pass, however it ends.
 
     Raises:
-        RunFailed: a worker died, or gave no batch for `loader.timeout_s`.
+        RunFailed: a worker died, or gave no batch for `timeout_s`.
+    """
+    others = active_children()
+    reads = iter(batches)
+    workers = [process for process in active_children() if process not in others]
+    if not workers:
+        yield from reads
+        return
+    ended = Finalize(None, _end, (workers,), exitpriority=0)  # before Python, at its end, waits for them
+    try:
+        while True:
+            with lost_workers_told(workers), _answered_in(timeout_s, workers):
+                read = next(reads, None)
+            if read is None:
+                return
+            yield read
+    finally:
+        del reads  # torch asks its workers to end, and gives up on one that does not answer after some seconds
+        ended()
+
+
+@contextmanager
+def _answered_in(seconds: float, workers: Sequence[BaseProcess]) -> Iterator[None]:
+    """Kill workers on whom something waits for longer than `seconds`, which ends any wait.
+
+    Torch's own timeout does not: a batch comes through a socket of the process that made it, on which torch waits
+    without end where that process was stopped.
+
+    Raises:
+        RunFailed: it took longer.
+    """
+    late = threading.Event()
+
+    def give_up() -> None:
+        late.set()
+        for worker in workers:
+            worker.kill()
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError):
+        if not late.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if late.is_set():
+        raise RunFailed(
+            f"no batch came from the loader workers in {seconds:g} s (`loader.timeout_s`)",
+            hint="a file may lie on a disk or a server that does not answer, or a worker was stopped; where reading is "
+            "only slow, make `loader.timeout_s` larger",
+        )
+
+
+@contextmanager
+def lost_workers_told(workers: Sequence[BaseProcess] = ()) -> Iterator[None]:
+    """Turn torch's errors about workers that died into ones that say what to do.
+
+    Torch raises when the system tells it of a death, wherever the main process is then: put this around whatever goes
+    on while batches are read. Errors of speaking to one are taken for a death where `workers` are to hand over a batch.
+
+    Raises:
+        RunFailed: a worker died.
     """
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
         told = _told(str(error))
-        if told is None and workers and not isinstance(error, RuntimeError):  # it was to hand over a batch
+        if told is None and workers and not isinstance(error, RuntimeError):
             told = _lost("a loader worker was lost: it does not speak any more")
         if told is None:
             raise
-        _end(workers)
         raise told from None
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:
-    """Kill processes, of which some may not answer: torch would only ask them to end, and wait for that without end."""
+    """Kill those that are left: torch only asks them to end, and Python waits for that without end."""
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises for each one that is killed
     try:
         for worker in workers:
@@ -72,12 +135,6 @@ def _end(workers: Sequence[BaseProcess]) -> None:
 
 def _told(message: str) -> RunFailed | None:
     """Say in our words what torch said of a worker; None where it said nothing of one."""
-    if late := _LATE.search(message):
-        return RunFailed(
-            f"no batch came from the loader workers in {float(late['seconds']):g} s (`loader.timeout_s`)",
-            hint="a file may lie on a disk or a server that does not answer; where reading is only slow, make "
-            "`loader.timeout_s` larger",
-        )
     if not (lost := _LOST.search(message)):
         return None
     how, _, _ = lost["how"].partition(".")
