@@ -208,7 +208,7 @@ def test_what_is_no_segmentation_model_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model_type": "own-net", "auto_map": {"AutoModel": "net.Net"}}, r"needs code of its own \(`auto_map`"),
+        ({"model_type": "own-net", "auto_map": {"AutoModel": "net.Net"}}, r"asks for code of its own \(`auto_map`"),
         ({"model_type": "own-net"}, "is a `own-net` model, which Transformers .* does not know"),
         ({"depths": [1]}, "names no `model_type`"),
         ([1], "must hold keys and values"),

@@ -29,8 +29,10 @@ from hfseg.data.tree import open_tree
 from hfseg.errors import ConfigError, DataError, HfsegError, ModelError
 from hfseg.labels import LabelSpace
 from hfseg.losses.class_weights import read_weights
-from hfseg.models import open_model
+from hfseg.models import CheckpointModelConfig, SegformerModelConfig, UperNetModelConfig, open_model
 from hfseg.models.backbones.weights import read
+
+LABELS = LabelSpace.from_names(["road", "sky"])
 
 
 class Trap:
@@ -84,22 +86,37 @@ def test_a_pickle_as_a_weights_file_is_refused(protocol, tmp_path, sprung):
         read(tmp_path / "weights.pth")
 
 
-def test_a_model_that_needs_code_of_its_own_is_refused(tmp_path, sprung):
-    auto_map = {"AutoModelForSemanticSegmentation": "modeling.Model", "AutoConfig": "modeling.Config"}
-    folder = model_folder(tmp_path / "model", model_type="theirs", auto_map=auto_map)
+AUTO_MAP = {"AutoModelForSemanticSegmentation": "modeling.Model", "AutoConfig": "modeling.Config"}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "hint"),
+    [("theirs", "whose class is part of Transformers"), ("segformer", "take `auto_map` out of a copy of the folder")],
+)
+def test_a_model_that_asks_for_code_of_its_own_is_refused(model_type, hint, tmp_path, sprung):
+    folder = model_folder(tmp_path / "model", model_type=model_type, auto_map=AUTO_MAP)
     (folder / "modeling.py").write_text(f"import os\nos.mkdir({str(sprung)!r})\n")
-    with pytest.raises(
-        ModelError, match=r"needs code of its own \(`auto_map` in config.json\): such code is never run"
+    for opened in (
+        lambda: open_model(folder),
+        lambda: CheckpointModelConfig(checkpoint=str(folder)).build(LABELS),
+        lambda: SegformerModelConfig(backbone=str(folder)).build(LABELS),
+        lambda: UperNetModelConfig(backbone="convnext-tiny", pretrained=str(folder)).build(LABELS),
     ):
+        with pytest.raises(
+            ModelError, match=r"of its own \(`auto_map` in config.json\): such code is never run"
+        ) as told:
+            opened()
+        assert hint in told.value.hint
+
+
+def test_a_preprocessor_that_asks_for_code_of_its_own_is_refused(tmp_path):
+    folder = model_folder(tmp_path / "model")
+    path = folder / "preprocessor_config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoImageProcessor": "theirs.Processor"}})
+    )
+    with pytest.raises(ModelError, match=r"\(`auto_map` in preprocessor_config.json\)"):
         open_model(folder)
-
-
-def test_code_beside_a_model_that_transformers_knows_is_not_run(tmp_path, sprung):
-    auto_map = {"AutoModelForSemanticSegmentation": "modeling.Model", "AutoConfig": "modeling.Config"}
-    folder = model_folder(tmp_path / "model", auto_map=auto_map)
-    (folder / "modeling.py").write_text(f"import os\nos.mkdir({str(sprung)!r})\n")
-    segmenter, _ = open_model(folder)
-    assert type(segmenter.hf) is SegformerForSemanticSegmentation
 
 
 # Archives

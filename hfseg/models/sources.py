@@ -80,7 +80,7 @@ def locate(name: str) -> Source:
     fetched once needs no network.
 
     Raises:
-        ModelError: there is no such folder or id, it holds no model, or it cannot be used without running its code.
+        ModelError: there is no such folder or id, it holds no model, or it asks for code of its own.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -198,13 +198,16 @@ def _from_hub(name: str, filename: str, *, optional: bool = False) -> Path | Non
 
 def _check(source: Source) -> None:
     model_type = source.config.get("model_type")
+    for file, content in (("config.json", source.config), ("preprocessor_config.json", source.preprocessor or {})):
+        if content.get("auto_map"):
+            raise ModelError(
+                f"`{source.location}` asks for code of its own (`auto_map` in {file}): such code is never run",
+                hint=f"where Transformers' own `{model_type}` will do, take `auto_map` out of a copy of the folder"
+                if model_type in CONFIG_MAPPING
+                else "use a model whose class is part of Transformers",
+            )
     if model_type in CONFIG_MAPPING:
         return
-    if "auto_map" in source.config:
-        raise ModelError(
-            f"`{source.location}` needs code of its own (`auto_map` in config.json): such code is never run",
-            hint="use a model whose class is part of Transformers",
-        )
     if model_type is None:
         raise ModelError(f"config.json of `{source.location}` names no `model_type`: not a Transformers model")
     raise ModelError(
