@@ -10,13 +10,14 @@ from statistics import median
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from hfseg.engine.machine import MemoryUse, memory_use
+from hfseg.engine.memory import out_of_memory_told
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import Plan
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.task import Task
+from hfseg.engine.trainable import Losses, Trainable
 from hfseg.engine.xla import cut_graph
 from hfseg.errors import RunFailed
 from hfseg.values import Batch
@@ -77,16 +78,9 @@ def dry_run(task: Task, plan: Plan, optim: OptimConfig, runtime: Runtime, *, num
         task.unfreeze(task.unfreeze_steps[-1])
     device = runtime.device
     try:
-        with memory_use(str(device)) as memory:
+        with memory_use(str(device)) as memory, out_of_memory_told(task.model, device):
             seconds, losses = _train(task, plan, optim, runtime, batches)
             validations = [_seconds(task.validate, device)[0] for _ in range(2)]
-    except torch.OutOfMemoryError as error:
-        raise RunFailed(
-            f"memory of `{device}` does not suffice for {len(batches[0])} images a batch: "
-            f"{str(error).partition('.')[0]}",
-            hint="make `loader.batch_size` smaller (with `train.accumulation` larger) or `augment.crop_size`; "
-            "`runtime.precision` and `runtime.gradient_checkpointing` save memory too",
-        ) from None
     finally:
         runtime.accelerator.free_memory()
     return DryRun(median(seconds[WARMUP_STEPS:]), batch_s, validations[-1], memory, losses)
@@ -127,29 +121,21 @@ def _train(
     task: Task, plan: Plan, optim: OptimConfig, runtime: Runtime, batches: list[Batch]
 ) -> tuple[list[float], dict[str, float]]:
     """Make the steps that the loop would make, on the same batches again and again."""
-    accelerator = runtime.accelerator
-    optimizer = optim.build(task.model.to(runtime.device), depths=task.depths)
-    wrapped, prepared = accelerator.prepare(task.model, optimizer)
-    wrapped = runtime.compiled(wrapped)
-    task.model.train()
-    first: dict[str, float] = {}
+    trainable = Trainable(task.model, optim, runtime, depths=task.depths)
+    trainable.trained.train()
 
-    def step(number: int) -> dict[str, Tensor]:
-        optim.set_lr(optimizer, number, plan.num_steps)
-        for batch in batches:
-            terms = task.loss_fn(wrapped, task.augment(batch.to(runtime.device)))
-            accelerator.backward(terms["total"] / len(batches))
-        if optim.clip_norm is not None:
-            accelerator.clip_grad_norm_(task.model.parameters(), optim.clip_norm)
-        prepared.step()
-        prepared.zero_grad(set_to_none=True)
-        return terms
+    def step(number: int) -> Losses:
+        optim.set_lr(trainable.optimizer, number, plan.num_steps)
+        here = (batch.to(runtime.device) for batch in batches)
+        passes, _ = trainable.take_step(number, here, task.augment, task.loss_fn, count=len(batches))
+        return passes[-1][1]
 
     seconds = []
+    first: dict[str, float] = {}
     for number in range(WARMUP_STEPS + TIMED_STEPS):
-        took, terms = _seconds(partial(step, number), runtime.device)
+        took, losses = _seconds(partial(step, number), runtime.device)
         seconds.append(took)
-        first = first or {name: float(value.detach()) for name, value in terms.items()}
+        first = first or {name: float(value.detach()) for name, value in losses.items()}
     if not all(math.isfinite(value) for value in first.values()):
         ids = ", ".join(f"`{name}`" for name in batches[-1].ids)
         raise RunFailed(

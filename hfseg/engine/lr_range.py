@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from hfseg.config import Config
+from hfseg.engine.evaluation import prefetch
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.task import Task
@@ -108,23 +109,16 @@ def lr_range(
     """
     trainable = Trainable(task.model, optim.model_copy(update={"ema_decay": None}), runtime, depths=task.depths)
     trainable.trained.train()
-    batches = iter(task.batches(0))
+    batches = prefetch(task.batches(0), runtime.device)
     lrs: list[float] = []
     losses: list[float] = []
     for step in range(span.steps):
         for group in trainable.optimizer.param_groups:
             group["lr"] = span.lr_at(step) * group["lr_scale"]
         runtime.seed(task.seed, step)
-        trainable.guard.begin()
-        found = []
-        for micro in range(accumulation):
-            with trainable.accumulating(last=micro == accumulation - 1):
-                batch = task.augment(next(batches).to(runtime.device))
-                total = task.loss_fn(trainable.wrapped, batch)["total"]
-                trainable.backward(total / accumulation)
-            found.append(float(total.detach()))
-        trainable.update(step + 1)
-        loss = fmean(fmean(of_rank) for of_rank in runtime.gather(found))
+        passes, _ = trainable.take_step(step, batches, task.augment, task.loss_fn, count=accumulation)
+        mean = fmean(float(terms["total"].detach()) for _, terms in passes)
+        loss = fmean(runtime.gather(mean))
         if not math.isfinite(loss):
             return LrRange(tuple(lrs), tuple(losses), is_diverged=True)
         lrs.append(span.lr_at(step))

@@ -1,7 +1,7 @@
 """What a run trains: a model, its optimizer and the average of its weights, on Accelerate's devices."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -12,11 +12,16 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from hfseg.engine.ema import WeightAverage
 from hfseg.engine.guard import Guard
+from hfseg.engine.memory import out_of_memory_told
 from hfseg.engine.optim import OptimConfig, carry_over
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.sharding import gathered, shard, spread, whole
 from hfseg.engine.xla import cut_graph
 from hfseg.errors import LaunchError
+from hfseg.values import Batch
+
+Losses = dict[str, Tensor]
+"""Terms of a loss by name, `total` among them."""
 
 
 class Trainable:
@@ -76,6 +81,34 @@ class Trainable:
         carry_over(before, self.optimizer)
         self.model.train()
         cut_graph(self.runtime.device)
+
+    def take_step(
+        self,
+        step: int,
+        batches: Iterator[Batch],
+        augment: Callable[[Batch], Batch],
+        loss_fn: Callable[[nn.Module, Batch], Losses],
+        *,
+        count: int,
+    ) -> tuple[list[tuple[tuple[str, ...], Losses]], Tensor | None]:
+        """Take optimizer step `step`, counted from 0, with the mean gradient of the next `count` batches.
+
+        Give the ids and the losses of each, and the norm of the gradient.
+
+        Raises:
+            RunFailed: the device has not enough memory.
+        """
+        self.guard.begin()
+        passes = []
+        with out_of_memory_told(self.model, self.runtime.device) as tell:
+            for number in range(count):
+                with self.accumulating(last=number == count - 1):
+                    batch = next(batches)
+                    tell(batch.pixel_values.shape)
+                    losses = loss_fn(self.wrapped, augment(batch))
+                    self.backward(losses["total"] / count)
+                passes.append((batch.ids, losses))
+            return passes, self.update(step + 1)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Share gradients between processes in the last batch of a step only; where they are sharded, in each."""
