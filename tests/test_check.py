@@ -575,6 +575,24 @@ def test_the_groups_of_the_optimizer_are_told_where_rates_differ_by_depth(tmp_pa
     assert "decode_head." in row
 
 
+def test_sharded_weights_are_tried_whole_and_what_they_cannot_do_is_told(tmp_path):
+    folder_of(tmp_path)
+    found = check.run(config_of(tmp_path, **{"runtime.sharding": "fsdp"})).to_dict()
+    assert found["ok"]
+    assert any(text.startswith("weights are whole here") for text in found["estimate"]["assumptions"])
+    (problem,) = check.run(config_of(tmp_path, **{"runtime.sharding": "fsdp", "optim.name": "sgd"})).problems
+    assert problem["message"] == "weights cannot be sharded here: `optim.name=sgd` has no fused step for them"
+
+
+def test_a_dry_run_without_memory_says_how_large_everything_is():
+    def without_memory(model, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    task, plan = replace(line_task(1.0, []), loss_fn=without_memory), TrainConfig(steps=10).plan(5)
+    with pytest.raises(RunFailed, match="memory of `cpu` does not suffice: 2 images of 4 x 4 pixels in a batch"):
+        dry_run(task, plan, OptimConfig(), RuntimeConfig(cpu=True).start(), num_batches=1)
+
+
 def test_a_check_does_not_write_over_anything(tmp_path):
     (tmp_path / "kept.txt").write_text("kept")
     with pytest.raises(ConfigError, match="exists already"):

@@ -10,7 +10,10 @@ from commands import QUICK, hfseg
 from launches import assert_close_weights, launch, torchrun, train
 from safetensors.torch import load_file
 
+from hfseg.data import DemoConfig
 from hfseg.engine.capture import load_capture
+from hfseg.models import SegformerModelConfig, open_model, save_model
+from hfseg.recipes.run import RunFolder
 
 CONFIG = """
 data: {kind: demo}
@@ -22,6 +25,7 @@ train: {steps: 4, eval_every: 2, log_every: 1}
 """
 
 
+IMAGE = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)
 TWENTY_STEPS = """
 data: {kind: demo}
 model: {kind: segformer, backbone: mit-b0, pretrained: none}
@@ -32,6 +36,20 @@ optim: {lr: 1.0e-3, clip_norm: 1.0, ema_decay: 0.9}
 train: {steps: 20, eval_every: 20, checkpoint_every: 7, keep_checkpoints: 9, log_every: 5}
 verify_data: false
 """
+
+
+LORA = """
+data: {kind: demo}
+model: {kind: checkpoint, checkpoint: BASE}
+adapter: {kind: lora, rank: 4, save: adapters}
+augment: {crop_size: 64}
+loader: {eval_batch_size: 5, workers: 0}
+freeze: {modules: [decode_head.batch_norm]}
+optim: {name: adam, weight_decay: 0.1, lr: 3.0e-4, clip_norm: 1.0, ema_decay: 0.9}
+train: {steps: 8, eval_every: 8, checkpoint_every: 8, log_every: 4}
+verify_data: false
+"""
+"""Decay is a part of the gradient here, so that none is so small that rounding decides where Adam goes."""
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +92,60 @@ def test_a_bad_loss_in_one_process_keeps_the_weights_of_all_as_they_were(tmp_pat
     assert (capture.breakdown.rank, capture.world_size, len(capture.breakdown.ids)) == (1, 2, 3)
     before = load_file(tmp_path / "run" / "checkpoints" / "step-000007" / "model.safetensors")
     assert all(torch.equal(weights[name], before[name]) for name in before)
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """One process that trains adapters of a model folder: the settings, and the run."""
+    pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("adapted")
+    labels = DemoConfig().open("train").labels
+    torch.manual_seed(0)
+    save_model(SegformerModelConfig(backbone="mit-b0", pretrained="none").build(labels), labels, folder / "base")
+    (folder / "config.yaml").write_text(LORA.replace("BASE", str(folder / "base")))
+    train(1, folder / "config.yaml", folder / "run")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+def test_adapters_trained_by_two_processes_are_those_of_one_on_the_same_images(tmp_path, adapted, sharding):
+    train(2, adapted / "config.yaml", tmp_path / "run", f"runtime.sharding={sharding}")
+    for name in ("last/adapters", "best-miou/adapters", "checkpoints/step-000008/model"):
+        one, other = (run / f"{name}.safetensors" for run in (tmp_path / "run", adapted / "run"))
+        assert_close_weights(one, other, atol=1e-5)
+    base, _ = open_model(adapted / "base")
+    found, wanted = (open_model(run / "last")[0](IMAGE).logits for run in (tmp_path / "run", adapted / "run"))
+    assert torch.allclose(found, wanted, atol=1e-4)
+    assert not torch.allclose(found, base(IMAGE).logits, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_the_largest_batch_that_both_can_hold(tmp_path):
+    torchrun(2, str(Path(__file__).with_name("ranks_largest.py")), str(tmp_path))
+    assert [(tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1)] == ["4", "4"]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_finds_its_batch_and_trains_as_if_it_had_been_given(tmp_path):
+    sets = ("--set", "train.eval_every=2", "--set", "train.checkpoint_every=2", "--steps", "2")
+    for name, more in {
+        "found": ("--batch-size", "1", "--set", "train.accumulation=4", "--set", "optim.auto_batch=true"),
+        "given": ("--batch-size", "4"),
+    }.items():
+        torchrun(2, "-m", "hfseg", "finetune", *QUICK, *sets, *more, "--output", str(tmp_path / name))
+    found = RunFolder(tmp_path / "found").settings()
+    assert (found.loader.batch_size, found.train.accumulation) == (4, 1)
+    assert_close_weights(*(tmp_path / name / "last/model.safetensors" for name in ("found", "given")), atol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_try_learning_rates_together(tmp_path):
+    done = torchrun(2, "-m", "hfseg", "lr", *QUICK, "--tries", "12", "--json", "--output", str(tmp_path / "lr.png"))
+    assert len(json.loads(done.stdout)["losses"]) == 12
+    sharded = torchrun(2, "-m", "hfseg", "lr", *QUICK, "--tries", "12", "--json", "--set", "runtime.sharding=fsdp")
+    assert json.loads(sharded.stdout)["losses"] == pytest.approx(json.loads(done.stdout)["losses"], rel=1e-4)
+    assert "there is one process" in hfseg("lr", *QUICK, "--set", "runtime.sharding=fsdp", code=2).stderr
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from hfseg.engine.machine import memory_use
 from hfseg.engine.memory import HINT, out_of_memory_told
@@ -57,6 +58,9 @@ def largest_batch(
     model = task.model.to(runtime.device)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
+    for module in model.modules():
+        if isinstance(module, nn.SyncBatchNorm):  # it would wait for a process that has run out of memory
+            module.eval()
     trial = _Trial(task, runtime, next(iter(task.batches(0))), limit)
     reserve = _reserve(task, optim, runtime)
     try:

@@ -135,7 +135,7 @@ def _train(
     for number in range(WARMUP_STEPS + TIMED_STEPS):
         took, losses = _seconds(partial(step, number), runtime.device)
         seconds.append(took)
-        first = first or {name: float(value.detach()) for name, value in losses.items()}
+        first = first or {name: float(value) for name, value in losses.items()}
     if not all(math.isfinite(value) for value in first.values()):
         ids = ", ".join(f"`{name}`" for name in batches[-1].ids)
         raise RunFailed(

@@ -117,7 +117,7 @@ def lr_range(
             group["lr"] = span.lr_at(step) * group["lr_scale"]
         runtime.seed(task.seed, step)
         passes, _ = trainable.take_step(step, batches, task.augment, task.loss_fn, count=accumulation)
-        mean = fmean(float(terms["total"].detach()) for _, terms in passes)
+        mean = fmean(float(terms["total"]) for _, terms in passes)
         loss = fmean(runtime.gather(mean))
         if not math.isfinite(loss):
             return LrRange(tuple(lrs), tuple(losses), is_diverged=True)

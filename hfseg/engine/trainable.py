@@ -93,7 +93,7 @@ class Trainable:
     ) -> tuple[list[tuple[tuple[str, ...], Losses]], Tensor | None]:
         """Take optimizer step `step`, counted from 0, with the mean gradient of the next `count` batches.
 
-        Give the ids and the losses of each, and the norm of the gradient.
+        Give the ids and the losses of each, without their graphs, and the norm of the gradient.
 
         Raises:
             RunFailed: the device has not enough memory.
@@ -107,7 +107,7 @@ class Trainable:
                     tell(batch.pixel_values.shape)
                     losses = loss_fn(self.wrapped, augment(batch))
                     self.backward(losses["total"] / count)
-                passes.append((batch.ids, losses))
+                passes.append((batch.ids, {name: value.detach() for name, value in losses.items()}))
             return passes, self.update(step + 1)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:

@@ -25,7 +25,7 @@ from hfseg.recipes.check_result import CheckResult, Part, Trial, length
 from hfseg.recipes.console import progress
 from hfseg.recipes.run import FinetuneConfig
 from hfseg.recipes.scoring import AnyDataset
-from hfseg.recipes.training import batches_per_epoch, build_model, make_task
+from hfseg.recipes.training import batches_per_epoch, build_model, check_sharding, make_task
 from hfseg.viz.grid import Labelled, grid
 
 SAMPLES = 12
@@ -60,7 +60,7 @@ def run(config: FinetuneConfig, *, output: Path | None = None, samples: int = SA
         LaunchError: several processes run, or the precision is not there.
     """
     _check_output(output)
-    runtime, notes = config.runtime.start(), _Notes()
+    runtime, notes = config.runtime.model_copy(update={"sharding": "none"}).start(), _Notes()
     if runtime.world_size > 1:
         raise LaunchError(f"a check is made by one process: got {runtime.world_size}", hint="start it without launcher")
     opened, absent = _open(config, notes)
@@ -119,6 +119,7 @@ def _try(
     train, validation = parts["train"].usable(), parts["validation"].usable()
     few = _spread(validation, 2 * config.loader.eval_batch_size)
     try:
+        check_sharding(config, runtime, is_rehearsal=True)
         if length(few) == 0:
             raise DataError("no validation image can be used: nothing was tried")
         per_epoch = batches_per_epoch(config, train, runtime)

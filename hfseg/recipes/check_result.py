@@ -159,6 +159,8 @@ def _assumptions(config: FinetuneConfig, *, is_overlapped: bool, validation: int
         yield f"the {validation} validation images take as long as those that were tried, one by one"
     if config.freeze.steps:
         yield f"as much is trained from the first step as will be from step {config.freeze.steps[-1]} on"
+    if config.runtime.sharding != "none":
+        yield "weights are whole here; sharded, they take less memory in each process and more time in each step"
     if config.runtime.compile:
         yield "compiling fell into the warm-up and is not counted"
 

@@ -4,11 +4,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hfseg.data import lost_workers_told
+from hfseg.engine.lost import lost_processes_told
 from hfseg.engine.lr_range import LrRange, LrSpan, lr_range
 from hfseg.errors import ConfigError
 from hfseg.recipes.console import progress
 from hfseg.recipes.run import FinetuneConfig
-from hfseg.recipes.training import build_model, make_task, open_data
+from hfseg.recipes.training import build_model, check_sharding, make_task, open_data
 from hfseg.viz.lr import lr_figure, lr_text
 from hfseg.viz.style import write_png
 
@@ -47,9 +49,10 @@ def run(config: FinetuneConfig, *, output: Path | None = None, span: LrSpan | No
     """
     _check_output(output)
     runtime, span = config.runtime.start(), span or LrSpan()
+    check_sharding(config, runtime)
     train, validation = open_data(config, runtime)
     task = make_task(config, build_model(config, train, runtime), train, validation, runtime)
-    with progress(f"trying {span.steps} learning rates") as show:
+    with progress(f"trying {span.steps} learning rates") as show, lost_workers_told(), lost_processes_told():
         found = lr_range(task, config.optim, runtime, span, accumulation=config.train.accumulation, show=show)
     if not runtime.is_main:
         return None

@@ -38,16 +38,16 @@ def batches_per_epoch(config: FinetuneConfig, train: AnyDataset, runtime: Runtim
     return loader.steps_per_epoch
 
 
-def check_sharding(config: FinetuneConfig, runtime: Runtime) -> None:
-    """Refuse what sharded weights cannot do, before anything is written.
+def check_sharding(config: FinetuneConfig, runtime: Runtime, *, is_rehearsal: bool = False) -> None:
+    """Refuse what sharded weights cannot do, before anything is written; in a rehearsal one process stands for several.
 
     Raises:
         ConfigError: there is one process, or the settings ask for something that needs whole weights.
     """
-    if runtime.config.sharding == "none":
+    if config.runtime.sharding == "none":
         return
     reasons = {
-        "there is one process": runtime.world_size == 1,
+        "there is one process": runtime.world_size == 1 and not is_rehearsal,
         "`freeze.until_step` sets weights free that are sharded as frozen": config.freeze.until_step is not None,
         "`optim.auto_batch` tries whole weights": config.optim.auto_batch,
         "`optim.name=sgd` has no fused step for them": config.optim.name == "sgd",
