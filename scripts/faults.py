@@ -53,7 +53,7 @@ runtime: {{cpu: true}}
 samples: 1
 """
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-LONGEST_S = 180
+LONGEST_S = 600
 
 
 @dataclass
@@ -86,8 +86,10 @@ class Run:
 
     def start(self, *, resume: bool = False) -> "Run":
         """Start the run or go on with it, and do not wait."""
-        config = self.root / "config.yaml" if self.data is None else self.root / f"{self.name}.yaml"
-        config.write_text(SETTINGS.format(data=self.data or self.root / "data"))
+        config = self.root / "config.yaml"
+        if self.data is not None:
+            config = self.root / f"{self.name}.yaml"
+            config.write_text(SETTINGS.format(data=self.data))
         command = [*(TORCHRUN if self.ranks > 1 else HFSEG), "finetune"]
         command += ["--output", self.folder, "--resume"] if resume else ["--config", config, "--output", self.folder]
         with (self.root / f"{self.name}.out").open("w") as out:
@@ -156,10 +158,25 @@ class Run:
         return "yes"
 
 
+class Unbroken(dict[int, Run]):
+    """Runs that nothing happened to, by their number of processes, made when they are first asked for."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root = root
+
+    def __missing__(self, ranks: int) -> Run:
+        """Make a run and wait for its end."""
+        self[ranks] = Run(self.root, f"whole-{ranks}", ranks)
+        outcome = self[ranks].start().ended(time.monotonic())
+        assert outcome.code == 0, self[ranks].output()
+        return self[ranks]
+
+
 Members = Callable[[Run], list[psutil.Process]]
 """Picks some processes of a run."""
-Fault = Callable[[Path, dict[int, Run]], Outcome]
-"""Breaks a run below a folder; is given unbroken runs by their number of processes."""
+Fault = Callable[[Path, Unbroken], Outcome]
+"""Breaks a run below a folder; is given unbroken ones."""
 
 
 def send(processes: Members, number: signal.Signals) -> Callable[[Run], None]:
@@ -172,12 +189,13 @@ def send(processes: Members, number: signal.Signals) -> Callable[[Run], None]:
     return strike
 
 
-def signalled(name: str, ranks: int, who: Members, number: signal.Signals) -> Fault:
-    """Make a fault that signals processes in the middle of a run."""
+def signalled(name: str, ranks: int, who: Members, number: signal.Signals, *more: str) -> Fault:
+    """Make a fault that signals processes in the middle of a run, which is started with `more` settings."""
 
-    def fault(root: Path, whole: dict[int, Run]) -> Outcome:
-        run = Run(root, name, ranks).start().until(5)
+    def fault(root: Path, whole: Unbroken) -> Outcome:
+        run = Run(root, name, ranks, more).start().until(5)
         outcome = run.struck(send(who, number))
+        run.more = ()
         outcome.equal = run.goes_on_like(whole[ranks])
         return outcome
 
@@ -190,8 +208,10 @@ def launcher(run: Run) -> list[psutil.Process]:
 
 
 def one_rank(run: Run) -> list[psutil.Process]:
-    """Pick the last of the processes that train."""
-    return run.main_processes()[-1:]
+    """Pick the last of the processes that train, as soon as there is one."""
+    while not (ranks := run.main_processes()):
+        time.sleep(0.01)
+    return ranks[-1:]
 
 
 def one_worker(run: Run) -> list[psutil.Process]:
@@ -202,7 +222,7 @@ def one_worker(run: Run) -> list[psutil.Process]:
 def killed_often(ranks: int, kills: int) -> Fault:
     """Make a fault that kills a run again and again at random moments: one rank and all processes in turn."""
 
-    def fault(root: Path, whole: dict[int, Run]) -> Outcome:
+    def fault(root: Path, whole: Unbroken) -> Outcome:
         dice, longest, lost = random.Random(ranks), 0.0, 0
         run = Run(root, f"killed-{ranks}", ranks).start()
         for kill in range(kills):
@@ -229,7 +249,7 @@ def newest(run: Run) -> int:
 def second_run(*flags: str) -> Fault:
     """Make a fault that starts a second run in the folder of one under way."""
 
-    def fault(root: Path, whole: dict[int, Run]) -> Outcome:
+    def fault(root: Path, whole: Unbroken) -> Outcome:
         first = Run(root, "twice" + "".join(flags)).start().until(2)
         members = first.members()
         for process in members:  # so that it does not end before the second one has started
@@ -262,7 +282,7 @@ def cut(path: Path) -> None:
 def broken_jpeg(policy: str) -> Fault:
     """Make a fault that cuts a training image off: its header is whole, its pixels are not."""
 
-    def fault(root: Path, whole: dict[int, Run]) -> Outcome:
+    def fault(root: Path, whole: Unbroken) -> Outcome:
         data = own_data(root, policy)
         cut(sorted(data.glob("images/train/*"))[3])
         run = Run(root, f"jpeg-{policy}", 1, ("--set", f"loader.on_error={policy}"), data).start()
@@ -277,7 +297,7 @@ def broken_jpeg(policy: str) -> Fault:
     return fault
 
 
-def lost_file(root: Path, whole: dict[int, Run]) -> Outcome:
+def lost_file(root: Path, whole: Unbroken) -> Outcome:
     """Take images away while they are read, and put them back."""
     data, aside = own_data(root, "lost"), root / "aside"
     run = Run(root, "lost-file", 1, (), data).start().until(2)
@@ -287,7 +307,7 @@ def lost_file(root: Path, whole: dict[int, Run]) -> Outcome:
     return outcome
 
 
-def hanging_file(root: Path, whole: dict[int, Run]) -> Outcome:
+def hanging_file(root: Path, whole: Unbroken) -> Outcome:
     """Put a pipe that nobody writes to in the place of an image, as a file server does that has gone."""
     data = own_data(root, "hanging")
     path = sorted(data.glob("images/train/*"))[3]
@@ -314,7 +334,7 @@ def small_disk(at: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", at], check=True)
 
 
-def full_disk(root: Path, whole: dict[int, Run]) -> Outcome:
+def full_disk(root: Path, whole: Unbroken) -> Outcome:
     """Let the disk run full at the second checkpoint, then make room."""
     with small_disk(root / "small", "size=80m"):
         run = Run(root, "small/run").start()
@@ -324,10 +344,9 @@ def full_disk(root: Path, whole: dict[int, Run]) -> Outcome:
     return outcome
 
 
-def read_only(root: Path, whole: dict[int, Run]) -> Outcome:
+def read_only(root: Path, whole: Unbroken) -> Outcome:
     """Start a run where nothing can be written."""
     with small_disk(root / "sealed", "ro"):
-        (root / "sealed.out").touch()
         done = subprocess.run(
             [*HFSEG, "finetune", "--config", root / "config.yaml", "--output", root / "sealed" / "run"],
             capture_output=True, text=True, env=ENVIRONMENT,
@@ -336,7 +355,7 @@ def read_only(root: Path, whole: dict[int, Run]) -> Outcome:
     return Outcome(said, done.returncode, 0.0)
 
 
-def bit_flips(root: Path, whole: dict[int, Run]) -> Outcome:
+def bit_flips(root: Path, whole: Unbroken) -> Outcome:
     """Flip one bit in each file of a run's newest checkpoint in turn, and go on from the one before."""
     source = Run(root, "flips").start().until(9)
     source.struck(send(Run.members, signal.SIGKILL))
@@ -355,18 +374,19 @@ def bit_flips(root: Path, whole: dict[int, Run]) -> Outcome:
     return Outcome(f"each of {', '.join(files)}: named as damaged, the one before is taken", 0, 0.0, equal)
 
 
-def out_of_memory(root: Path, whole: dict[int, Run]) -> Outcome:
+def out_of_memory(root: Path, whole: Unbroken) -> Outcome:
     """Train on crops for which there is not enough memory."""
     run = Run(root, "memory", 1, ("--crop-size", "6144", "--set", "loader.workers=0"))
     began = time.monotonic()
     run.start()
-    psutil.Process(run.process.pid).rlimit(psutil.RLIMIT_AS, (16 << 30, 16 << 30))
+    psutil.Process(run.process.pid).rlimit(psutil.RLIMIT_AS, (8 << 30, 8 << 30))
     return run.ended(began)
 
 
 def faults(kills: int) -> dict[str, Fault]:
     """Name every fault."""
-    term, kill = signal.SIGTERM, signal.SIGKILL
+    term, kill, stop = signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP
+    patience = ("--set", "loader.timeout_s=5")
     return {
         f"one process killed at {kills // 2} random moments": killed_often(1, kills // 2),
         f"two processes: one rank or all killed at {kills - kills // 2} random moments": killed_often(2, kills - kills // 2),
@@ -376,6 +396,7 @@ def faults(kills: int) -> dict[str, Fault]:
         "SIGTERM to torchrun with two ranks": signalled("term-two", 2, launcher, term),
         "a loader worker killed": signalled("worker", 1, one_worker, kill),
         "a loader worker of one of two ranks killed": signalled("worker-two", 2, one_worker, kill),
+        "a loader worker stopped (SIGSTOP), `loader.timeout_s=5`": signalled("stop", 1, one_worker, stop, *patience),
         "an image whose reading hangs, `loader.timeout_s=5`": hanging_file,
         "a second run on the same output": second_run(),
         "a second run on the same output, --resume": second_run("--resume"),
@@ -390,7 +411,8 @@ def faults(kills: int) -> dict[str, Fault]:
 
 
 def write_data(root: Path) -> None:
-    """Write the demo images into folders, as JPEG."""
+    """Write the demo images into folders, as JPEG, and the settings of runs on them."""
+    (root / "config.yaml").write_text(SETTINGS.format(data=root / "data"))
     for split, folder in (("train", "train"), ("validation", "val")):
         dataset = DemoConfig().open(split)
         for kind in ("images", "masks"):
@@ -412,10 +434,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_data(root)
-        whole = {ranks: Run(root, f"whole-{ranks}", ranks) for ranks in (1, 2)}
-        for run in whole.values():
-            outcome = run.start().ended(time.monotonic())
-            assert outcome.code == 0, run.output()
+        whole = Unbroken(root)
         print("| fault | what the run said | exit code | seconds | goes on to equal weights |\n|---|---|---|---|---|")
         for name, fault in chosen.items():
             found = fault(root, whole)
