@@ -16,8 +16,8 @@ from hfseg.engine.memory import out_of_memory_told
 from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import Plan
 from hfseg.engine.runtime import Runtime
-from hfseg.engine.task import Task
-from hfseg.engine.trainable import Losses, Trainable
+from hfseg.engine.task import Losses, Task
+from hfseg.engine.trainable import Trainable
 from hfseg.engine.xla import cut_graph
 from hfseg.errors import RunFailed
 from hfseg.values import Batch

@@ -11,7 +11,6 @@ from hfseg.engine.best import Best
 from hfseg.engine.capture import Capture
 from hfseg.engine.checkpoint import TrainingState
 from hfseg.engine.evaluation import prefetch
-from hfseg.engine.memory import out_of_memory_told
 from hfseg.engine.meter import Meter
 from hfseg.engine.norms import batch_norms_over
 from hfseg.engine.optim import OptimConfig
@@ -123,20 +122,15 @@ class _Loop:
         self.progress.say(f"step {self.step}: {free:,} parameters are trained from here on")
 
     def _step(self, batches: Iterator[Batch]) -> None:
-        trainable, count = self.trainable, self.plan.config.accumulation
+        trainable, task = self.trainable, self.task
         self.lr = self.optim.set_lr(trainable.optimizer, self.step, self.plan.num_steps)
-        self.runtime.seed(self.task.seed, self.step)
-        trainable.guard.begin()
+        self.runtime.seed(task.seed, self.step)
+        count = self.plan.config.accumulation
+        passes, norm = trainable.take_step(self.step, batches, task.augment, task.loss_fn, count=count)
         self.step += 1
-        with out_of_memory_told(self.task.model, self.runtime.device) as tell:
-            for micro in range(count):
-                with trainable.accumulating(last=micro == count - 1):
-                    batch = self.task.augment(next(batches))
-                    tell(batch.pixel_values.shape)
-                    terms = self.task.loss_fn(trainable.wrapped, batch)
-                    trainable.backward(terms["total"] / count)
-                self.meter.add(self.step, batch.ids, terms)
-            self.meter.add_norm(self.step, trainable.update(self.step))
+        for ids, terms in passes:
+            self.meter.add(self.step, ids, terms)
+        self.meter.add_norm(self.step, norm)
 
     def _flush(self) -> None:
         """Log the means since the last time, and stop where a loss or a gradient was not finite."""

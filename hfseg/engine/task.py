@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from hfseg.values import Batch
 
-LossFn = Callable[[nn.Module, Batch], dict[str, Tensor]]
+Losses = dict[str, Tensor]
+"""Terms of a loss by name, `total` among them."""
+LossFn = Callable[[nn.Module, Batch], Losses]
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,10 @@ from hfseg.engine.memory import out_of_memory_told
 from hfseg.engine.optim import OptimConfig, carry_over
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.sharding import gathered, shard, spread, whole
+from hfseg.engine.task import Losses, LossFn
 from hfseg.engine.xla import cut_graph
 from hfseg.errors import LaunchError
 from hfseg.values import Batch
-
-Losses = dict[str, Tensor]
-"""Terms of a loss by name, `total` among them."""
 
 
 class Trainable:
@@ -87,7 +85,7 @@ class Trainable:
         step: int,
         batches: Iterator[Batch],
         augment: Callable[[Batch], Batch],
-        loss_fn: Callable[[nn.Module, Batch], Losses],
+        loss_fn: LossFn,
         *,
         count: int,
     ) -> tuple[list[tuple[tuple[str, ...], Losses]], Tensor | None]:
@@ -102,22 +100,13 @@ class Trainable:
         passes = []
         with out_of_memory_told(self.model, self.runtime.device) as tell:
             for number in range(count):
-                with self.accumulating(last=number == count - 1):
+                with self._accumulating(last=number == count - 1):
                     batch = next(batches)
                     tell(batch.pixel_values.shape)
                     losses = loss_fn(self.wrapped, augment(batch))
-                    self.backward(losses["total"] / count)
+                    self._backward(losses["total"] / count)
                 passes.append((batch.ids, {name: value.detach() for name, value in losses.items()}))
             return passes, self.update(step + 1)
-
-    def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Share gradients between processes in the last batch of a step only; where they are sharded, in each."""
-        return nullcontext() if last or self.is_sharded else self.runtime.accelerator.no_sync(self.wrapped)
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss."""
-        self.runtime.accelerator.backward(self.guard.watched(loss))
-        cut_graph(self.runtime.device)
 
     def update(self, step: int) -> Tensor | None:
         """Clip the gradients, move the weights and their average; give the norm that the gradients had.
@@ -136,6 +125,15 @@ class Trainable:
             self.average.update(self.trained, step)
             cut_graph(self.runtime.device)  # apart from the next step, whose numbers the changing decay may equal
         return norm
+
+    def _accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        """Share gradients between processes in the last batch of a step only; where they are sharded, in each."""
+        return nullcontext() if last or self.is_sharded else self.runtime.accelerator.no_sync(self.wrapped)
+
+    def _backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss."""
+        self.runtime.accelerator.backward(self.guard.watched(loss))
+        cut_graph(self.runtime.device)
 
     def _clipped(self) -> Tensor | None:
         gradients = [value.grad for value in self.trained.parameters() if value.grad is not None]
