@@ -15,7 +15,15 @@ MODELS = {
     "mit-b0": SegformerModelConfig(backbone="mit-b0", pretrained="none"),
     **{
         name: UperNetModelConfig(backbone=name, pretrained="none")
-        for name in ("convnext-tiny", "swin-tiny", "nat-mini", "dinat-mini", "resnet-18", "dinov2-small")
+        for name in (
+            "convnext-tiny",
+            "swin-tiny",
+            "maskformer-swin-tiny",
+            "nat-mini",
+            "dinat-mini",
+            "resnet-18",
+            "dinov2-small",
+        )
     },
 }
 """Blocks of each stage."""
@@ -23,6 +31,7 @@ BLOCKS = {
     "mit-b0": (2, 2, 2, 2),
     "convnext-tiny": (3, 3, 9, 3),
     "swin-tiny": (2, 2, 6, 2),
+    "maskformer-swin-tiny": (2, 2, 6, 2),
     "nat-mini": (3, 4, 6, 5),
     "dinat-mini": (3, 4, 6, 5),
     "resnet-18": (2, 2, 2, 2),

@@ -44,11 +44,16 @@ def stages(hf: Any) -> tuple[str, ...]:
     """The full names of the encoder's stages, in order."""
     encoder = encoder_name(hf)
     modules = sorted(hf.get_submodule(encoder).named_modules(prefix=encoder), key=lambda item: item[0].count("."))
-    lists = ((name, tuple(module._modules)) for name, module in modules if isinstance(module, nn.ModuleList))
+    lists = ((name, tuple(module._modules)) for name, module in modules if _is_list_of_layers(module))
     numbered = ((name, _numbered(module)) for name, module in modules)
     found = [item for item in lists if len(item[1]) > 1] or [item for item in numbered if item[1]]
     name, children = found[0] if found else (encoder, ())
     return tuple(f"{name}.{child}" for child in children)
+
+
+def _is_list_of_layers(module: nn.Module) -> bool:
+    """Whether this is a list, and not only of norms, such as a backbone may keep for its outputs."""
+    return isinstance(module, nn.ModuleList) and any(parameter.ndim > 1 for parameter in module.parameters())
 
 
 def _numbered(module: nn.Module) -> tuple[str, ...]:
