@@ -56,7 +56,7 @@ class Config(BaseModel):
         origins: dict[str, str] = {}
         for layer in layers:
             for key, (value, origin) in layer.items():
-                _put(tree, key, value)
+                put(tree, key, value)
                 origins[key] = origin
         _fill_kinds(cls, tree)
         try:
@@ -107,7 +107,7 @@ def _flag_of(key: str) -> str:
     return key.rsplit(".", 1)[-1].replace("_", "-")
 
 
-def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+def put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     """Set a dotted key; mappings are merged, but a mapping of another `kind` replaces the one below it."""
     *parents, last = dotted.split(".")
     for parent in parents:
@@ -118,7 +118,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
     below = tree.get(last)
     if isinstance(value, dict) and isinstance(below, dict) and value.get(KIND, below.get(KIND)) == below.get(KIND):
         for key, inner in value.items():
-            _put(below, str(key), inner)
+            put(below, str(key), inner)
     else:
         tree[last] = value.copy() if isinstance(value, dict) else value
 

@@ -12,7 +12,9 @@ from pydantic_core import PydanticUndefined
 
 from hfseg.cli import app
 from hfseg.config import KIND, kind_of, models_in
+from hfseg.recipes.compare import CompareConfig
 from hfseg.recipes.evaluate import EvaluateConfig
+from hfseg.recipes.explain import ExplainConfig
 from hfseg.recipes.predict import PredictConfig
 from hfseg.recipes.prepare import PrepareConfig
 from hfseg.recipes.run import FinetuneConfig
@@ -28,7 +30,13 @@ def config_page() -> str:
     )
     seen: set[type[BaseModel]] = set()
     parts = [head, *sections(FinetuneConfig, "", seen)]
-    others = {"evaluate": EvaluateConfig, "predict": PredictConfig, "data prepare": PrepareConfig}
+    others = {
+        "evaluate": EvaluateConfig,
+        "predict": PredictConfig,
+        "explain": ExplainConfig,
+        "compare": CompareConfig,
+        "data prepare": PrepareConfig,
+    }
     for command, config in others.items():
         parts += [f"# Settings of `hfseg {command}`\n\nBehind `--set`.\n", *sections(config, "", seen)]
     return "\n".join(parts)

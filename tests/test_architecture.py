@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "hfseg"
 LEVEL = {
     "cli": 0,
     "recipes": 1,
-    **dict.fromkeys(("engine", "data", "models", "losses", "metrics", "viz"), 2),
+    **dict.fromkeys(("engine", "data", "models", "losses", "metrics", "viz", "video", "explain"), 2),
     **dict.fromkeys(("config", "labels", "values", "logits", "bands", "sizes", "files"), 3),
     **dict.fromkeys(("errors", "on_import"), 4),
 }
@@ -27,6 +27,21 @@ SHARED_BY_RECIPES = {
     "advice",
     "check_result",
     "console",
+    "ports",
+    "demo_models",
+    "inputs",
+    "clip_output",
+    "predict_video",
+    "explain_attention",
+    "explain_cam",
+    "explain_check",
+    "explain_class",
+    "explain_opened",
+    "explain_receptive",
+    "study",
+    "members",
+    "member_cost",
+    "standings",
 }
 """Modules in `recipes` that are no verbs."""
 
@@ -76,7 +91,7 @@ def test_every_module_has_a_level():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["finetune", "--help"], ["doctor", "--help"], ["backbones", "--help"], ["--version"]],
+    [["--help"], ["finetune", "--help"], ["doctor", "--help"], ["backbones", "--help"], ["compare", "--help"], ["--version"]],
 )
 def test_help_imports_neither_torch_nor_transformers(arguments):
     code = (

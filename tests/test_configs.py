@@ -20,7 +20,7 @@ from hfseg.models.upernet import AUXILIARY_CHANNELS
 from hfseg.recipes.run import FinetuneConfig
 
 FOLDER = Path(__file__).parents[1] / "hfseg" / "configs"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.endswith("-study"))
 CLASSES = {"ade20k": 150, "cityscapes": 19, "leaf": 2, "demo": 2}
 PUBLISHED_MILLIONS = {
     "upernet-nat-mini": 50, "upernet-nat-tiny": 58, "upernet-nat-small": 82, "upernet-nat-base": 123,

@@ -4,79 +4,16 @@ import re
 import shutil
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
+from made_run import write_run
 from PIL import Image
 
 from hfseg.errors import CheckpointError
-from hfseg.labels import LabelSpace
-from hfseg.viz import build_report, side_by_side
+from hfseg.viz import build_report
 from hfseg.viz.page import draw, render
-from hfseg.viz.pictures import embed
-from hfseg.viz.run import best_validation, one_timeline, parse_log, read_run
+from hfseg.viz.run import read_run
 
-SPACE = LabelSpace.from_names(["sky", "<script>alert(1)</script>", "fence & gate", "train"])
 VOID = ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]
-
-
-def write_run(run_dir):
-    """Write a run folder of made-up numbers: 60 steps, 5 validations, scores, two sample predictions."""
-    rng = np.random.default_rng(0)
-    (run_dir / "predictions").mkdir(parents=True)
-    (run_dir / "config.yaml").write_text("model:\n  kind: segformer\n  backbone: mit-b0\ndata:\n  kind: folder\n")
-    (run_dir / "env.json").write_text(json.dumps({"torch": "2.13.0", "device": "<cpu>"}))
-    parameters = [
-        {"module": "backbone", "total": 900, "trainable": 0},
-        {"module": "head", "total": 100} | {"trainable": 100},
-    ]
-    (run_dir / "parameters.json").write_text(json.dumps(parameters))
-    (run_dir / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log_of(rng)) + '{"event": "tr')
-    matrix = np.array([[900, 60, 0, 0], [100, 500, 0, 0], [40, 10, 0, 0], [0, 0, 0, 0]])
-    (run_dir / "metrics.json").write_text(json.dumps(metrics_of(matrix)))
-    for index in range(2):
-        image = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        pred, labels = (rng.integers(0, 3, (48, 64)).astype(np.uint8) for _ in range(2))
-        side_by_side(image, pred, labels, SPACE).save(run_dir / "predictions" / f"street-{index}-side.jpg")
-    return run_dir
-
-
-def log_of(rng):
-    for step in range(1, 61):
-        loss = 2 / step + rng.random() * 0.1
-        speed = {"images_per_s": 8.1, "data_wait": 0.01, "seconds": step * 0.5}
-        yield {"event": "train", "step": step, "epoch": step / 12, "lr": 6e-5, "loss": loss, "ce": loss, **speed}
-        if step % 12 == 0:
-            scores = {"mean_iou": 0.4 - 0.01 * abs(48 - step), "mean_accuracy": 0.5, "overall_accuracy": 0.83}
-            yield {"event": "validation", "step": step, "epoch": step / 12, "loss": 1 / step, **scores}
-
-
-def metrics_of(matrix):
-    label_pixels, predicted, right = matrix.sum(1), matrix.sum(0), np.diag(matrix)
-    states = ["ok", "ok", "never predicted", "absent"]
-    classes = [
-        {
-            "id": i,
-            "name": SPACE.names[i],
-            "color": list(SPACE.palette[i]),
-            "label_pixels": int(label_pixels[i]),
-            "predicted_pixels": int(predicted[i]),
-            "iou": float(right[i] / (label_pixels[i] + predicted[i] - right[i])) if label_pixels[i] else None,
-            "accuracy": float(right[i] / label_pixels[i]) if label_pixels[i] else None,
-            "state": states[i],
-        }
-        for i in range(4)
-    ]
-    return {
-        "model": "best-miou",
-        "dataset": {"kind": "folder", "split": "validation", "images": 2},
-        "protocol": {"mode": "whole", "short_side": None},
-        "mean_iou": 0.51236,
-        "mean_accuracy": 0.6,
-        "overall_accuracy": 0.87,
-        "baseline": {"class": "sky", "mean_iou": 0.1987, "overall_accuracy": 0.596},
-        "classes": classes,
-        "confusion": matrix.tolist(),
-    }
 
 
 class Page(HTMLParser):
@@ -123,6 +60,7 @@ def test_the_report_is_one_file_that_asks_for_nothing(html):
     page = Page(html)
     assert all(reference.startswith(("data:", "#")) for reference in page.references)
     assert not re.search(r"url\((?!#)", html)
+    assert "connect-src" not in html
     assert "@import" not in html
     assert "default-src 'none'" in html
     assert len(html) < 5_000_000
@@ -261,37 +199,37 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_stay(tmp_path):
     (run_dir / "predictions" / "street-0-side.jpg").write_bytes(b"no jpeg")
     html = render(read_run(run_dir), {})
     assert "Cannot be read: street-0-side.jpg." in html
-    assert len(Page(html).find("img")) == 1
+    assert [each["data-name"] for each in Page(html).find("figure", **{"class": "card compare"})] == ["street-1"]
 
 
-def test_only_the_last_line_of_a_log_may_be_cut_off(tmp_path):
-    whole, cut = '{"event": "train", "step": 1}\n', '{"event": "tra'
-    assert parse_log(whole + cut, tmp_path) == [{"event": "train", "step": 1}]
-    with pytest.raises(CheckpointError, match="is damaged in line 1: expected a JSON object"):
-        parse_log(f"{cut}\n{whole}", tmp_path)
-    with pytest.raises(CheckpointError, match="line 1: expected an object with `event`: got '3'"):
-        parse_log("3\n", tmp_path)
+def test_explanations_are_shown_by_kind_and_none_from_elsewhere(tmp_path):
+    run_dir = write_run(tmp_path / "run")
+    (run_dir / "explain").mkdir()
+    Image.new("RGB", (60, 40), "red").save(run_dir / "explain" / "car.png")
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "secret.png")
+    lines = [
+        {"file": "clip.mp4", "kind": "attention", "title": "Heads", "caption": "of <stage 2>"},
+        {"file": "car.png", "kind": "cam", "title": "Car", "caption": "at stage 3"},
+        {"file": "../../secret.png", "kind": "cam", "title": "Elsewhere", "caption": "not ours"},
+    ]
+    (run_dir / "explain" / "pictures.json").write_text(json.dumps(lines))
+    html = render(read_run(run_dir), {})
+    page = Page(html)
+    assert html.index("Class activation") < html.index("Attention heads")
+    assert [picture["alt"] for picture in page.find("img") if "Car" in picture["alt"] or "Else" in picture["alt"]] == [
+        "Car"
+    ]
+    assert 'of &lt;stage 2&gt; <span class="file">Moving, in <code>explain/clip.mp4</code>' in html
+    (run_dir / "explain" / "pictures.json").write_text('[{"file": "a"}]')
+    with pytest.raises(CheckpointError, match=r"pictures.json` is no list of pictures: 'kind'"):
+        read_run(run_dir)
 
 
-def test_steps_that_a_resumed_run_did_again_are_there_once():
-    before = [{"event": "train", "step": step, "loss": 9} for step in (1, 2, 3)]
-    after = [{"event": "train", "step": step, "loss": 1} for step in (3, 4)]
-    timeline = one_timeline([*before, {"event": "resume", "step": 2}, *after])
-    assert [(record["step"], record.get("loss")) for record in timeline] == [(1, 9), (2, 9), (2, None), (3, 1), (4, 1)]
-
-
-def test_the_best_validation_is_the_first_of_equals_and_never_one_without_a_score():
-    records = [{"step": step, "mean_iou": iou} for step, iou in ((1, None), (2, 0.5), (3, 0.5))]
-    assert best_validation(records)["step"] == 2
-
-
-def test_pictures_share_the_room_there_is(tmp_path):
-    rng = np.random.default_rng(0)
-    paths = [tmp_path / f"{index}-side.jpg" for index in range(3)]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 256, (400, 1200, 3), dtype=np.uint8)).save(path, quality=95)
-    pictures, unreadable = embed(paths, max_bytes=300_000)
-    assert unreadable == []
-    assert [picture.name for picture in pictures] == ["0", "1", "2"]
-    assert sum(len(picture.uri) for picture in pictures) <= 300_000
-    assert all(picture.width / picture.height == pytest.approx(3, rel=0.02) for picture in pictures)
+def test_of_many_explanations_the_page_shows_some_and_counts_the_others(tmp_path):
+    run_dir = write_run(tmp_path / "run")
+    (run_dir / "explain").mkdir()
+    lines = [{"file": f"{place}.mp4", "kind": "cam", "title": "a", "caption": "b"} for place in range(30)]
+    (run_dir / "explain" / "pictures.json").write_text(json.dumps(lines))
+    html = render(read_run(run_dir), {})
+    assert html.count("card explained") == 24
+    assert "6 more explanations in <code>explain/</code>." in html

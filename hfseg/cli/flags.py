@@ -15,12 +15,18 @@ FLAG_NAMES = {
     "corruptions.names": "--corruptions",
     "data.kind": "--dataset",
     "data.name": "--dataset",
+    "explanation.backbones": "--backbone",
+    "explanation.kind": "--kind",
+    "explanation.label": "--class",
+    "explanation.layers": "--layer",
+    "explanation.stages": "--layer",
     "freeze.modules": "--freeze",
     "loader.eval_batch_size": "--batch-size",
     "loss.terms": "--loss",
     "model.checkpoint": "--model",
     "model.kind": "--decoder",
     "protocol.kind": "--protocol",
+    "video.view": "--video-view",
 }
 """The flags that are not called like their settings."""
 

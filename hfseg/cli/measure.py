@@ -1,14 +1,26 @@
-"""`hfseg evaluate`, `hfseg predict` and `hfseg report`: what a model scores, what it sees, and a run's page."""
+"""`hfseg evaluate` and `hfseg predict`: what a model scores, and what it sees."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from hfseg.cli.app import app, print_result, say
 from hfseg.cli.flags import FLAG_NAMES, Flags, data_flags, given, protocol_flags
-from hfseg.cli.options import DATA, INFERENCE, RUN, DataOptions, ProtocolOptions, RunOptions, option, spread
+from hfseg.cli.options import (
+    DATA,
+    INFERENCE,
+    RUN,
+    VIDEO,
+    DataOptions,
+    ProtocolOptions,
+    RunOptions,
+    option,
+    spread,
+)
+from hfseg.errors import ConfigError
 
 
 @app.command(epilog="Example: hfseg evaluate runs/demo --split test --protocol slide --flip")
@@ -55,15 +67,38 @@ def evaluate(
         print_result(metrics, as_json=run.as_json, show=show_scores)
 
 
-@app.command(epilog="Example: hfseg predict runs/demo photos/ 'more/*.jpg' --output predictions")
+@dataclass(frozen=True)
+class VideoOptions:
+    """How clips are read, and what is written for them."""
+
+    view: Annotated[
+        str | None, option("--video-view", panel=VIDEO, help="side, overlay, mask or original (default: side)")
+    ] = None
+    every: Annotated[
+        int | None, option(panel=VIDEO, metavar="N", help="Predict every Nth frame; each keeps its time (default: 1)")
+    ] = None
+    masks: Annotated[bool, option("--masks", panel=VIDEO, help="Write an index mask of each frame too.")] = False
+    stdout: Annotated[
+        bool,
+        option("--stdout", panel=VIDEO, help="Write raw masks to the standard output: a byte a pixel, row by row."),
+    ] = False
+    as_video: Annotated[
+        bool, option("--as-video", panel=VIDEO, help="Take a folder of images as the frames of one clip.")
+    ] = False
+    fps: Annotated[float | None, option(panel=VIDEO, help="Frames a second of such a folder (default: 25)")] = None
+
+
+@app.command(epilog="Example: hfseg predict runs/demo photos/ 'more/*.jpg' clip.mp4 --output predictions")
 @spread
 def predict(
     model: Annotated[str, typer.Argument(help="A run folder, a model folder, or a Hub id.")],
-    inputs: Annotated[list[str], typer.Argument(help="Images, folders and globs.")],
+    inputs: Annotated[list[str], typer.Argument(help="Images, videos, folders and globs.")],
     protocol: ProtocolOptions,
+    video: VideoOptions,
     run: RunOptions,
     output: Annotated[
-        Path | None, option("--output", "-o", panel=RUN, help="Folder for the pictures (default: predictions)")
+        Path | None,
+        option("--output", "-o", panel=RUN, help="Folder for pictures and videos (default: predictions)"),
     ] = None,
     labels_dir: Annotated[Path | None, option(panel=DATA, help="Folder of masks with the images' names.")] = None,
     batch_size: Annotated[int | None, option(panel=INFERENCE, help="Images of one size at once (default: 1)")] = None,
@@ -72,8 +107,12 @@ def predict(
         option(panel=RUN, help="Write masks for the server of ade20k or cityscapes, and a zip of them, not pictures."),
     ] = None,
 ) -> None:
-    """Draw what a model sees: index masks, overlays, and image beside prediction."""
+    """Draw what a model sees: index masks, overlays, image beside prediction, and videos of videos."""
     from hfseg.recipes import predict as recipe
+    from hfseg.recipes.predict_video import consistency_text
+
+    if video.stdout and run.as_json:
+        raise ConfigError("--stdout and --json both want the standard output", hint="leave one of them out")
 
     flags = {
         **_laid_over(model, protocol, run),
@@ -83,18 +122,28 @@ def predict(
         "labels_dir": None if labels_dir is None else str(labels_dir),
         "batch_size": batch_size,
         "submission": submission,
+        "video.view": video.view,
+        "video.every": video.every,
+        "video.masks": video.masks or None,
+        "video.stdout": video.stdout or None,
+        "video.as_video": video.as_video or None,
+        "video.fps": video.fps,
         "runtime.cpu": run.cpu or None,
     }
     result = recipe.run(
         recipe.PredictConfig.load(flags=given(flags), sets=run.sets or (), flag_names=FLAG_NAMES), progress=say
     )
     if run.as_json:
-        typer.echo(json.dumps({"written": [str(path) for path in result.written], "skipped": list(result.skipped)}))
+        said: dict[str, Any] = {"written": [str(path) for path in result.written], "skipped": list(result.skipped)}
+        typer.echo(json.dumps(said | ({"clips": [clip.consistency for clip in result.clips]} if result.clips else {})))
     else:
         for path in result.written:
             typer.echo(path)
+        if result.clips:
+            typer.echo(f"\n{consistency_text(result.clips)}", err=video.stdout)
     if result.skipped:
         say(f"{len(result.skipped)} of the inputs could not be read and were skipped")
+    if not result.is_complete:
         raise typer.Exit(1)
 
 
@@ -106,14 +155,3 @@ def _laid_over(model: str | None, options: ProtocolOptions, run: RunOptions) -> 
     if not flags and not any(text.startswith("protocol.") for text in run.sets or ()):
         return {}
     return {**protocol_settings(model, options.protocol), **flags}
-
-
-@app.command(epilog="Example: hfseg report runs/demo")
-def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    debug: Annotated[bool, option("--debug", panel=RUN, help="Show the traceback of an error.")] = False,
-) -> None:
-    """Rebuild a run's page from its folder."""
-    from hfseg.recipes import report as recipe
-
-    typer.echo(recipe.run(run))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-DATA, MODEL, TRAIN, INFERENCE, RUN = "Data", "Model", "Training", "Inference", "Run"
+DATA, MODEL, TRAIN, INFERENCE, RUN, VIDEO = "Data", "Model", "Training", "Inference", "Run", "Video"
 """The panels of the help."""
 
 

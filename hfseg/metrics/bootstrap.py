@@ -76,11 +76,11 @@ class BootstrapConfig(Config):
         drawn = list(self._resampled(areas))
         iou = torch.cat([iou_of(part) for part in drawn])
         accuracy = torch.cat([accuracy_of(part) for part in drawn])
-        by_class = [self._between(values) for values in iou.unbind(1)]
+        by_class = [self.between(values) for values in iou.unbind(1)]
         has_iou = iou_of(areas.cpu().sum(0)).isfinite().tolist()
         return Intervals(
-            mean_iou=self._between(iou.nanmean(1)),
-            overall_accuracy=self._between(accuracy),
+            mean_iou=self.between(iou.nanmean(1)),
+            overall_accuracy=self.between(accuracy),
             per_category_iou=tuple(pair if has else None for pair, has in zip(by_class, has_iou, strict=True)),
         )
 
@@ -90,11 +90,15 @@ class BootstrapConfig(Config):
         Raises:
             ValueError: the images, their order, or their labels are not the same; says where.
         """
-        _check_same(ours, theirs)
+        check_same(ours, theirs)
         both = torch.stack((ours.areas.cpu(), theirs.areas.cpu()), dim=1)
         means = torch.cat([iou_of(part).nanmean(-1) for part in self._resampled(both)])
         here, there = iou_of(both.sum(0)).nanmean(-1).tolist()
-        return Difference(here - there, self._between(means[:, 0] - means[:, 1]))
+        return Difference(here - there, self.between(means[:, 0] - means[:, 1]))
+
+    def ious(self, areas: Int[Tensor, "n 3 k"]) -> Float64[Tensor, "r k"]:
+        """Score the classes in each resample; the same images are drawn for whatever has as many of them."""
+        return torch.cat([iou_of(part) for part in self._resampled(areas)])
 
     def _resampled(self, areas: Int[Tensor, "n *rest"]) -> Iterator[Float64[Tensor, "r *rest"]]:
         """Sum up the areas of the images of each resample, as products with how often each image was drawn."""
@@ -109,14 +113,19 @@ class BootstrapConfig(Config):
             weights = torch.bincount(places, minlength=count * num).view(count, num)
             yield (weights.double() @ table).view(count, *areas.shape[1:])
 
-    def _between(self, values: Float64[Tensor, " r"]) -> Interval:
+    def between(self, values: Float64[Tensor, " r"]) -> Interval:
         """Cut off both tails; resamples without a score are left out."""
         tail = (1 - self.level) / 2
         low, high = values.nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
         return low, high
 
 
-def _check_same(ours: ImageAreas, theirs: ImageAreas) -> None:
+def check_same(ours: ImageAreas, theirs: ImageAreas) -> None:
+    """See that two models were scored on the same images and labels.
+
+    Raises:
+        ValueError: the images, their order, or their labels are not the same; says where.
+    """
     sizes = len(ours.ids), len(theirs.ids)
     if sizes[0] != sizes[1]:
         raise ValueError(f"models were scored on {sizes[0]} and {sizes[1]} images: expected the same images")

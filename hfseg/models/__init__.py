@@ -9,6 +9,7 @@ from hfseg.models.backbones import ALIASES, FAMILIES
 from hfseg.models.checkpoint import CheckpointModelConfig
 from hfseg.models.freeze import FreezeConfig, freeze, parameter_table, unfreeze
 from hfseg.models.fusion import FusionModelConfig
+from hfseg.models.looking import AttentionMap, attention_maps
 from hfseg.models.registration import register
 from hfseg.models.segformer import SegformerModelConfig
 from hfseg.models.segmenter import Segmenter
@@ -24,6 +25,7 @@ __all__ = [
     "ALIASES",
     "FAMILIES",
     "AdapterConfig",
+    "AttentionMap",
     "CheckpointModelConfig",
     "FreezeConfig",
     "FusionModelConfig",
@@ -32,6 +34,7 @@ __all__ = [
     "Segmenter",
     "UperNetModelConfig",
     "adapt",
+    "attention_maps",
     "freeze",
     "open_model",
     "parameter_table",

@@ -47,7 +47,7 @@ def compare_with(
     Raises:
         DataError: there is none, or it was made on other images or labels, or under another protocol.
     """
-    theirs, facts = _read_counts(folder)
+    theirs, facts = read_counts(folder)
     ours = metrics["protocol"]["text"]
     if facts["protocol"] != ours:
         raise DataError(
@@ -84,7 +84,12 @@ def draw_worst(
         picture.save(target, quality=90)
 
 
-def _read_counts(folder: Path) -> tuple[ImageAreas, dict[str, str]]:
+def read_counts(folder: Path) -> tuple[ImageAreas, dict[str, str]]:
+    """Read what `write_counts` wrote, and its facts: `protocol` and `model`.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
     path = folder / COUNTS
     try:
         with safe_open(path, framework="pt") as file:

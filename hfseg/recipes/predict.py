@@ -1,8 +1,9 @@
-"""`hfseg predict`: masks, overlays and side-by-side pictures of images, folders and globs."""
+"""`hfseg predict`: masks, overlays and side-by-side pictures of images, and videos of videos."""
 
 import glob
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,18 @@ from hfseg.config import Config
 from hfseg.data import read_image, read_mask
 from hfseg.engine.inference import ProtocolConfig, WholeConfig
 from hfseg.engine.runtime import DeviceConfig
-from hfseg.errors import DataError
+from hfseg.engine.smoothing import SmoothingConfig
+from hfseg.engine.stop import stop_on_signals
+from hfseg.errors import ConfigError, DataError
 from hfseg.labels import LabelSpace
-from hfseg.models import open_model
+from hfseg.models import Segmenter, open_model
+from hfseg.recipes.clip_output import VideoConfig
+from hfseg.recipes.inputs import Inputs, find_inputs
 from hfseg.recipes.pictures import draw, predict_images
+from hfseg.recipes.predict_video import ClipResult, ModelFrames, predict_clip
 from hfseg.recipes.run import RunFolder
 from hfseg.recipes.submission import Benchmark, submission_space, write_archive, write_raw_mask
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+from hfseg.video import Clip, ImageSequence, VideoFile, require_av
 
 
 class PredictConfig(Config):
@@ -28,9 +33,9 @@ class PredictConfig(Config):
     model: str
     """A run folder (its `best-miou` is taken), a model folder, or a Hub id."""
     inputs: tuple[str, ...]
-    """Images, folders of images, and globs."""
+    """Images, videos, folders of them, and globs."""
     output: Path = Path("predictions")
-    """Folder for the pictures."""
+    """Folder for the pictures and videos."""
     labels_dir: Path | None = None
     """Folder of masks with the images' names; adds labels and error to the side-by-side picture."""
     batch_size: PositiveInt = 1
@@ -39,6 +44,8 @@ class PredictConfig(Config):
     """How the model is shown an image; a run's own where it is not given, else whole images of their native size."""
     submission: Benchmark | None = None
     """Write only masks of this data set's raw values, and a zip of them: what its server takes."""
+    video: VideoConfig = VideoConfig()
+    smoothing: SmoothingConfig = SmoothingConfig()
     runtime: DeviceConfig = DeviceConfig()
 
     @model_validator(mode="after")
@@ -50,19 +57,27 @@ class PredictConfig(Config):
 
 @dataclass(frozen=True)
 class Result:
-    """What was written, and what could not be read."""
+    """What was written, what could not be read, and what became of each clip."""
 
     written: tuple[Path, ...]
     skipped: tuple[str, ...]
+    clips: tuple[ClipResult, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every input could be read, and to its end."""
+        return not self.skipped and all(clip.is_complete for clip in self.clips)
 
 
 def run(config: PredictConfig, *, progress: Callable[[str], None]) -> Result:
     """Predict every input and write its pictures; an input that cannot be read is named and skipped.
 
     Raises:
-        HfsegError: the model cannot be opened, or there is nothing to predict.
+        HfsegError: the model cannot be opened, there is nothing to predict, or a setting has no effect on the inputs.
+        RunInterrupted: a signal asked to stop within a clip.
     """
-    paths = find_images(config.inputs)
+    inputs = find_inputs(config.inputs, as_video=config.video.as_video)
+    _check_settings(config, inputs)
     runtime = config.runtime.start()
     segmenter, space = open_model(config.model)
     segmenter.to(runtime.device)
@@ -70,11 +85,52 @@ def run(config: PredictConfig, *, progress: Callable[[str], None]) -> Result:
     settings = folder.settings() if folder else None
     protocol = config.protocol or (settings.protocol if settings else WholeConfig())
     raw_space = settings.data.labels() if settings and config.labels_dir else space
+    written, skipped = _images(config, inputs, segmenter, (space, raw_space), protocol, progress)
+    predictor = ModelFrames(segmenter, protocol, config.smoothing.build())
+    clips = _clips(config, inputs, predictor, space, skipped, progress)
+    written += [path for clip in clips for path in clip.written]
+    return Result(tuple(written), tuple(skipped), tuple(clips))
+
+
+def _check_settings(config: PredictConfig, inputs: Inputs) -> None:
+    """See that every setting that was given has something to act on.
+
+    Raises:
+        ConfigError: it has not.
+        DataError: PyAV is missing.
+    """
+    videos = len(inputs.videos) + len(inputs.sequences)
+    given = config.model_fields_set
+    idle = {"video", "smoothing"} if not videos else {"labels_dir", "submission", "batch_size"}
+    found = sorted(idle & {name for name in given if getattr(config, name) is not None})
+    if found and (not videos or not inputs.images):
+        kind, others = ("images", "videos") if not videos else ("videos", "images")
+        hint = "a folder of images is one clip with --as-video" if not videos else None
+        raise ConfigError(f"`{found[0]}` has no effect: it is for {others}, and the inputs are {kind}", hint=hint)
+    if config.video.stdout and (inputs.images or videos != 1):
+        raise ConfigError(
+            f"`video.stdout` takes one clip: got {len(inputs.images)} images and {videos} clips",
+            hint="raw masks of several would run into each other",
+        )
+    if videos and (inputs.videos or not config.video.stdout):
+        require_av()
+
+
+def _images(
+    config: PredictConfig,
+    inputs: Inputs,
+    segmenter: Segmenter,
+    spaces: tuple[LabelSpace, LabelSpace],
+    protocol: ProtocolConfig,
+    progress: Callable[[str], None],
+) -> tuple[list[Path], list[str]]:
+    """Predict the images and write their pictures; `spaces` are the model's and that of the masks' raw values."""
+    space, raw_space = spaces
     server_space = submission_space(config.submission, space, name=config.model) if config.submission else None
-    names = _names(paths)
+    names = inputs.names()
     written: list[Path] = []
     skipped: list[str] = []
-    for batch in _batches(paths, config.batch_size, skipped, progress):
+    for batch in _batches(inputs.images, config.batch_size, skipped, progress):
         preds = predict_images(segmenter, [image for _, image in batch], protocol=protocol)
         for (path, image), pred in zip(batch, preds, strict=True):
             stem = config.output / names[path]
@@ -86,50 +142,43 @@ def run(config: PredictConfig, *, progress: Callable[[str], None]) -> Result:
             progress(f"{path} -> {stem}.png")
     if server_space is not None:
         written.append(write_archive(written, config.output))
-    return Result(tuple(written), tuple(skipped))
+    return written, skipped
 
 
-def find_images(inputs: tuple[str, ...]) -> list[Path]:
-    """Find the images that files, folders (searched deeply) and globs stand for, each once, in a stable order.
-
-    Raises:
-        DataError: an input stands for no image.
-    """
-    found: dict[Path, None] = {}
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            matches = [inner for inner in sorted(path.rglob("*")) if inner.suffix.lower() in IMAGE_SUFFIXES]
-        elif path.exists():
-            matches = [path]
-        else:
-            found_files = sorted(glob.glob(text, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
-            matches = [Path(match) for match in found_files if Path(match).is_file()]
-        if not matches:
-            raise DataError(
-                f"input `{text}` stands for no image: expected a file, a folder of images, or a glob",
-                hint=f"endings that are known: {' '.join(sorted(IMAGE_SUFFIXES))}",
-            )
-        found.update(dict.fromkeys(matches))
-    return list(found)
-
-
-def _names(paths: list[Path]) -> dict[Path, Path]:
-    """Output names without ending; images of the same name in several folders keep their folder's name."""
-    stems = [path.stem for path in paths]
-    plain = len(set(stems)) == len(stems)
-    if plain:
-        return {path: Path(path.stem) for path in paths}
-    root = Path(*_common_parts([path.absolute().parent.parts for path in paths]))
-    return {path: path.absolute().relative_to(root).with_name(path.name.replace(".", "_")) for path in paths}
+def _clips(
+    config: PredictConfig,
+    inputs: Inputs,
+    predictor: ModelFrames,
+    space: LabelSpace,
+    skipped: list[str],
+    progress: Callable[[str], None],
+) -> list[ClipResult]:
+    """Predict the clips; one that cannot be read at all is named and skipped."""
+    paths, names, results = (*inputs.videos, *inputs.sequences), inputs.names(), []
+    if not paths:
+        return []
+    about = {"model": config.model, "protocol": predictor.protocol.to_text(), "smoothing": config.smoothing.decay}
+    with stop_on_signals() as wish:
+        for path in paths:
+            try:
+                clip, stem = _open(path, inputs, config.video), config.output / names[path]
+                results.append(predict_clip(clip, predictor, space, config.video, stem, about=about, wish=wish))
+            except DataError as error:
+                skipped.append(str(path))
+                progress(f"skipped: {error.message}")
+    return results
 
 
-def _common_parts(many: list[tuple[str, ...]]) -> list[str]:
-    return [level[0] for level in zip(*many, strict=False) if len(set(level)) == 1]
+def _open(path: Path, inputs: Inputs, config: VideoConfig) -> Clip:
+    """Open a video file, or a folder of images that is one clip."""
+    if path not in inputs.sequences:
+        return VideoFile(path)
+    rate = Fraction(config.fps).limit_denominator(1001)
+    return ImageSequence(path, inputs.sequences[path], rate=rate, read=read_image)
 
 
 def _batches(
-    paths: list[Path], size: int, skipped: list[str], progress: Callable[[str], None]
+    paths: Sequence[Path], size: int, skipped: list[str], progress: Callable[[str], None]
 ) -> Iterator[list[tuple[Path, np.ndarray]]]:
     """Read images and group neighbours of one size, `size` at the most."""
     batch: list[tuple[Path, np.ndarray]] = []

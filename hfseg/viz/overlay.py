@@ -8,6 +8,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw
 
 from hfseg.labels import LabelSpace
+from hfseg.viz.layout import Layout, Panel
 from hfseg.viz.legend import INK, PAPER, Entry, add_legend, class_entries, font_of
 from hfseg.viz.paint import WRONG, blend, class_map, error_map, ignored_pixels, outlines, shares
 
@@ -71,7 +72,7 @@ def side_by_side(
     """Show `image | prediction`, and with labels `image | labels | prediction | error`, with captions and a legend.
 
     In the error panel correct pixels are dim, wrong ones orange and ignored ones hatched grey; its caption says the
-    share of labelled pixels that is wrong, counted at full size.
+    share of labelled pixels that is wrong, counted at full size. Where the panels lie is kept in the picture: `Layout`.
     """
     pictures = [("image", _fit(image)), ("prediction", class_map(_fit(pred), label_space))]
     columns = [shares(pred, label_space)]
@@ -81,13 +82,15 @@ def side_by_side(
         pictures.append((f"error {_error_text(pred, labels_ids, label_space)}", error_map(*small, label_space)))
         columns.append(shares(labels_ids, label_space))
     size_px = min(30, max(13, pictures[0][1].shape[1] // 22))
-    strip = _strip(pictures, size_px)
+    strip, panels = _strip(pictures, size_px)
     ignored = [of_ignore for _, of_ignore in columns]
     entries = class_entries(label_space.names, label_space.palette, [c.tolist() for c, _ in columns], ignored)
-    if labels_ids is None:
-        return add_legend(strip, entries, size_px=size_px, heading="share of pixels")
-    entries.append(Entry("wrong (in the error panel)", WRONG))
-    return add_legend(strip, entries, size_px=size_px, heading="share of pixels: prediction / labels")
+    heading = "share of pixels"
+    if labels_ids is not None:
+        entries.append(Entry("wrong (in the error panel)", WRONG))
+        heading = "share of pixels: prediction / labels"
+    layout = Layout(panels, tuple(entries), heading)
+    return layout.write(add_legend(strip, entries, size_px=size_px, heading=heading))
 
 
 def _error_text(pred: Integer[np.ndarray, "h w"], label_ids: Integer[np.ndarray, "h w"], labels: LabelSpace) -> str:
@@ -109,17 +112,21 @@ def _fit(pixels: UInt8[np.ndarray, "h w 3"] | Integer[np.ndarray, "h w"]) -> Any
     return pixels[np.ix_(rows.astype(int), columns.astype(int))]
 
 
-def _strip(pictures: list[tuple[str, UInt8[np.ndarray, "h w 3"]]], size_px: int) -> Image.Image:
+def _strip(
+    pictures: list[tuple[str, UInt8[np.ndarray, "h w 3"]]], size_px: int
+) -> tuple[Image.Image, tuple[Panel, ...]]:
     """Set pictures of one size in a row, each below its caption; a caption that is too long for its panel is shrunk."""
     height, width = pictures[0][1].shape[:2]
     gap = max(4, width // 60)
     top = round(size_px * 1.7)
     canvas = Image.new("RGB", (len(pictures) * (width + gap) - gap, top + height), PAPER)
     draw = ImageDraw.Draw(canvas)
+    panels = []
     for place, (caption, pixels) in enumerate(pictures):
         left = place * (width + gap)
+        panels.append(Panel(caption.split()[0], caption, (left, top, left + width, top + height)))
         font = font_of(size_px)
         shrink = min(1.0, (width - gap) / font.getlength(caption))
         draw.text((left + gap // 2, top // 2), caption, fill=INK, font=font_of(int(size_px * shrink)), anchor="lm")
         canvas.paste(Image.fromarray(pixels), (left, top))
-    return canvas
+    return canvas, tuple(panels)

@@ -11,6 +11,8 @@ WRONG: Color = (255, 159, 28)
 """Wrong pixels: an orange that differs from the dimmed picture in brightness too, so no colour vision is needed."""
 DIM, DARKEST = 0.36, 26
 """Correct pixels are grey, `DIM` of their brightness above `DARKEST`."""
+GREY, GREY_DARKEST = 0.5, 20
+"""A picture below colours is grey, `GREY` of its brightness above `GREY_DARKEST`."""
 
 
 def stripe_px(height: int, width: int) -> int:
@@ -56,6 +58,12 @@ def error_map(
     colors = np.repeat(grey[..., None].round().astype(np.uint8), 3, axis=2)
     colors[pred != label_ids] = WRONG
     return _put_hatch(colors, ignored_pixels(label_ids, labels))
+
+
+def greyed(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Turn a picture to a quiet grey, over which colours are seen."""
+    grey = _luminance(image) * GREY + GREY_DARKEST
+    return np.repeat(grey[..., None].astype(np.uint8), 3, axis=2)
 
 
 def blend(

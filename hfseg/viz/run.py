@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hfseg.errors import CheckpointError
+from hfseg.viz.explained import Explanation, read_explanations
 
 Record = Mapping[str, Any]
 """One line of `log.jsonl`."""
@@ -26,6 +27,10 @@ class RunFolder:
     parameters: tuple[Mapping[str, Any], ...] | None
     pictures: tuple[Path, ...]
     """`predictions/*-side.jpg`, sorted by name."""
+    worst: tuple[Path, ...] = ()
+    """`worst/*.jpg`, the worst first."""
+    explanations: tuple[Explanation, ...] = ()
+    """What `explain/pictures.json` lists."""
 
     @property
     def name(self) -> str:
@@ -69,6 +74,8 @@ def read_run(run_dir: Path) -> RunFolder:
         metrics=_json(run_dir / "metrics.json") if (run_dir / "metrics.json").exists() else None,
         parameters=tuple(_json(run_dir / "parameters.json")) if (run_dir / "parameters.json").exists() else None,
         pictures=tuple(sorted((run_dir / "predictions").glob("*-side.jpg"))),
+        worst=tuple(sorted((run_dir / "worst").glob("*.jpg"))),
+        explanations=read_explanations(run_dir / "explain"),
     )
 
 

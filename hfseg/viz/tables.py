@@ -27,7 +27,7 @@ Columns = Mapping[str, Callable[[Mapping[str, Any]], Any]]
 """The cell of each column, by its title, as a function of a row."""
 
 PARAMETER_COLUMNS = ("module", "parameters", "trainable", "state")
-LEFT = {"class", "module", "state", "corruption"}
+LEFT = {"class", "module", "state", "corruption", "member"}
 
 
 def summary(metrics: Mapping[str, Any]) -> str:

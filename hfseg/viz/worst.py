@@ -7,6 +7,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw
 
 from hfseg.labels import LabelSpace
+from hfseg.viz.layout import read_layout
 from hfseg.viz.legend import INK, MUTED, PAPER, font_of
 from hfseg.viz.numbers import count, percent
 from hfseg.viz.overlay import side_by_side
@@ -31,8 +32,10 @@ def worst_picture(
     draw = ImageDraw.Draw(canvas)
     for place, (text, ink) in enumerate(texts):
         draw.text((SIZE_PX // 2, place * line + line // 2 + 2), text, fill=ink, font=font_of(SIZE_PX), anchor="lm")
-    canvas.paste(panels, (0, canvas.height - panels.height))
-    return canvas
+    top = canvas.height - panels.height
+    canvas.paste(panels, (0, top))
+    layout = read_layout(panels)
+    return canvas if layout is None else layout.below(heading, height_px=top).write(canvas)
 
 
 def worst_heading(image_id: str, mean_iou: float, *, rank: int, num_images: int, protocol: str) -> tuple[str, str]:

@@ -1,4 +1,5 @@
 "use strict";
+document.documentElement.classList.add("scripting");
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
@@ -17,8 +18,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-const copy = document.querySelector(".copy");
-if (navigator.clipboard) {
+for (const copy of navigator.clipboard ? document.querySelectorAll(".copy") : []) {
   copy.hidden = false;
   copy.addEventListener("click", () => {
     navigator.clipboard.writeText(copy.parentElement.querySelector("code").textContent).then(() => {
