@@ -91,7 +91,14 @@ def test_every_module_has_a_level():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["finetune", "--help"], ["doctor", "--help"], ["backbones", "--help"], ["compare", "--help"], ["--version"]],
+    [
+        ["--help"],
+        ["finetune", "--help"],
+        ["doctor", "--help"],
+        ["backbones", "--help"],
+        ["compare", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_imports_neither_torch_nor_transformers(arguments):
     code = (

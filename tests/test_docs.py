@@ -51,7 +51,9 @@ def test_a_target_of_the_readme_is_in_the_makefile(target):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in sorted((ROOT / "hfseg" / "configs").glob("*.yaml")) if not path.stem.endswith("-study")], ids=lambda path: path.stem
+    "path",
+    [path for path in sorted((ROOT / "hfseg" / "configs").glob("*.yaml")) if not path.stem.endswith("-study")],
+    ids=lambda path: path.stem,
 )
 def test_a_packaged_recipe_loads(path):
     assert FinetuneConfig.load(yaml_path=path)

@@ -120,7 +120,9 @@ def _explain(explanation: CamConfig | AttentionConfig, opened: Opened, source: N
         return run_cam(explanation, opened, source)
     written = run_attention(explanation, opened, source)
     names = [str(path.relative_to(opened.output)) for path in written if path.suffix in PICTURES]
-    list_pictures(opened.output, [Line(name, "attention", f"Attention heads: {Path(name).stem}", ATTENTION) for name in names])
+    list_pictures(
+        opened.output, [Line(name, "attention", f"Attention heads: {Path(name).stem}", ATTENTION) for name in names]
+    )
     return written
 
 

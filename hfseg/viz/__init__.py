@@ -31,12 +31,12 @@ from hfseg.viz.worst import worst_heading, worst_picture
 
 __all__ = [
     "TEMPLATES",
-    "LivePage",
     "ClipPainter",
-    "View",
+    "Field",
     "GifStrip",
     "HeadRow",
-    "Field",
+    "LivePage",
+    "View",
     "against_text",
     "areas_html",
     "build_report",
