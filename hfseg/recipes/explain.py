@@ -23,10 +23,11 @@ from hfseg.recipes.explain_receptive import ReceptiveFieldConfig, random_encoder
 from hfseg.recipes.inputs import Inputs, find_inputs
 from hfseg.recipes.run import RunFolder
 from hfseg.video import VideoFile, require_av
+from hfseg.viz import build_report
 
 ATTENTION = (
-    "where each head looks from the marked place: colours up to the head's largest weight, cells as they are, grey where "
-    "it does not look"
+    "where each head looks from the marked place: colours up to the head's largest weight, cells as they are, "
+    "grey where it does not look"
 )
 PICTURES = frozenset({".jpg", ".png", ".mp4", ".gif"})
 
@@ -73,9 +74,19 @@ class Result:
 def run(config: ExplainConfig, *, progress: Callable[[str], None]) -> Result:
     """Explain every input; one that cannot be read, or lacks what is asked about, is named and skipped.
 
+    Pictures that go to the model's run are put into its page.
+
     Raises:
         HfsegError: a model cannot be opened, a layer or class is unknown, or there is nothing to explain.
     """
+    result = _explained(config, progress)
+    folder = _run_of(config)
+    if folder is not None and config.output is None:
+        build_report(folder.path)
+    return result
+
+
+def _explained(config: ExplainConfig, progress: Callable[[str], None]) -> Result:
     inputs = find_inputs(config.inputs) if config.inputs else Inputs((), (), {})
     explanation = config.explanation
     if isinstance(explanation, ReceptiveFieldConfig):
@@ -106,7 +117,7 @@ def open_for_explaining(config: ExplainConfig, *, progress: Callable[[str], None
         ModelError: it cannot be opened.
     """
     model = str(config.model)
-    folder = RunFolder.of_model(model)
+    folder = _run_of(config)
     protocol = folder.settings().protocol if folder else WholeConfig()
     if config.short_side is not None:
         protocol = WholeConfig(short_side=config.short_side)
@@ -160,8 +171,12 @@ def _receptive_field(
     return Result(tuple(run_receptive_field(explanation, models, images, _output(config))), tuple(skipped))
 
 
+def _run_of(config: ExplainConfig) -> RunFolder | None:
+    return None if config.model is None else RunFolder.of_model(config.model)
+
+
 def _output(config: ExplainConfig) -> Path:
-    folder = None if config.model is None else RunFolder.of_model(config.model)
+    folder = _run_of(config)
     return config.output or (folder.path / "explain" if folder else Path("explanations"))
 
 
