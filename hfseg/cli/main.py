@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(2)
         _fail(*_usage(error), 2, debug)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted before anything was trained", None, 130, debug)
+        _fail("interrupted", None, 130, debug)
     except Exception as error:  # the last resort: say it in a line, keep the traceback for --debug
         _fail(*_unexpected(error), 1, debug)
     sys.exit(code if isinstance(code, int) else 0)

@@ -11,7 +11,7 @@ METHOD = "NVML's energy counter of the whole GPU, over repeated predictions, idl
 def counter_of(device: torch.device) -> Callable[[], float] | None:
     """Give a function that reads the joules that a device has used since some moment; None where nothing counts them.
 
-    `pynvml` (of the package nvidia-ml-py) reads them; without it there is no counter.
+    `pynvml` (the extra `energy`) reads them; without it there is no counter.
     """
     if device.type != "cuda":
         return None
