@@ -24,7 +24,7 @@ from hfseg.engine.inference import WholeConfig
 from hfseg.engine.stop import StopWish
 from hfseg.models import open_model
 from hfseg.recipes.clip_output import VideoConfig
-from hfseg.recipes.predict_video import ModelFrames, predict_clip
+from hfseg.recipes.predict.video import ModelFrames, predict_clip
 from hfseg.recipes.run import RunFolder
 from hfseg.video import Frame, VideoFile
 

@@ -13,8 +13,8 @@ from hfseg.engine.inference import WholeConfig
 from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
 from hfseg.models import Segmenter, UperNetModelConfig
-from hfseg.recipes.explain_attention import AttentionConfig, look, run_attention
-from hfseg.recipes.explain_opened import Opened
+from hfseg.recipes.explain.attention import AttentionConfig, look, run_attention
+from hfseg.recipes.explain.opened import Opened
 from hfseg.viz import GifStrip, HeadRow, head_grid
 
 LABELS = LabelSpace.from_names(["road", "car", "sky"])

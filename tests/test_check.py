@@ -24,8 +24,9 @@ from hfseg.engine.runtime import RuntimeConfig
 from hfseg.engine.task import Task
 from hfseg.errors import ConfigError, RunFailed
 from hfseg.labels import LabelSpace
-from hfseg.recipes import advice, check
-from hfseg.recipes.check_result import CheckResult
+from hfseg.recipes import check
+from hfseg.recipes.check import advice
+from hfseg.recipes.check.result import CheckResult
 from hfseg.recipes.run import FinetuneConfig
 from hfseg.values import Batch
 from hfseg.viz.check import check_text, duration

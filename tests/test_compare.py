@@ -13,8 +13,8 @@ from hfseg.cli.compare import MemberOptions, _members, _slug
 from hfseg.config import differences
 from hfseg.errors import CheckpointError, ConfigError, DataError, RunFailed
 from hfseg.recipes import compare, finetune
+from hfseg.recipes.compare.study import StudyConfig, check_comparable, differing_settings, runs_in
 from hfseg.recipes.run import FinetuneConfig
-from hfseg.recipes.study import StudyConfig, check_comparable, differing_settings, runs_in
 from hfseg.viz import study_text
 from hfseg.viz.study_figures import accuracy_against, pareto
 

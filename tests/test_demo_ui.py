@@ -16,8 +16,8 @@ from test_models_segmenter import LABELS
 from hfseg.errors import ConfigError, DataError
 from hfseg.labels import LabelSpace
 from hfseg.models import save_model
-from hfseg.recipes import demo_ui
-from hfseg.recipes.demo_models import KEPT, DemoModels, find_models
+from hfseg.recipes import demo
+from hfseg.recipes.demo.models import KEPT, DemoModels, find_models
 from hfseg.viz import areas_html
 
 CPU = torch.device("cpu")
@@ -83,7 +83,7 @@ def test_areas_are_counted_and_names_escaped():
 def test_without_gradio_the_demo_says_what_to_install(runs, monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ConfigError, match="needs `gradio`") as caught:
-        demo_ui.run(runs, progress=print)
+        demo.run(runs, progress=print)
     assert caught.value.hint == "pip install 'hfseg[ui]'"
 
 

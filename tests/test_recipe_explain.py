@@ -15,7 +15,7 @@ from hfseg.cli.main import main
 from hfseg.errors import ConfigError, DataError, ModelError
 from hfseg.models import anatomy, save_model
 from hfseg.recipes import explain
-from hfseg.recipes.explain_opened import layer_name
+from hfseg.recipes.explain.opened import layer_name
 from hfseg.viz.heat import heat_picture, scaled
 
 

@@ -20,7 +20,7 @@ from hfseg.labels import LabelSpace
 from hfseg.models import SegformerModelConfig, save_model
 from hfseg.recipes import predict
 from hfseg.recipes.clip_output import VideoConfig
-from hfseg.recipes.predict_video import ModelFrames, predict_clip
+from hfseg.recipes.predict.video import ModelFrames, predict_clip
 from hfseg.video import FramePredictor, VideoFile
 
 av = pytest.importorskip("av")

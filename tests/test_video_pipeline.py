@@ -18,7 +18,7 @@ import numpy as np
 from hfseg.engine.stop import StopWish
 from hfseg.labels import LabelSpace
 from hfseg.recipes.clip_output import VideoConfig
-from hfseg.recipes.predict_video import predict_clip
+from hfseg.recipes.predict.video import predict_clip
 from hfseg.video import Frame, VideoFile
 
 class Long(VideoFile):

@@ -109,7 +109,7 @@ def predict(
 ) -> None:
     """Draw what a model sees: index masks, overlays, image beside prediction, and videos of videos."""
     from hfseg.recipes import predict as recipe
-    from hfseg.recipes.predict_video import consistency_text
+    from hfseg.recipes.predict.video import consistency_text
 
     if video.stdout and run.as_json:
         raise ConfigError("--stdout and --json both want the standard output", hint="leave one of them out")

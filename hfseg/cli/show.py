@@ -51,7 +51,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Drop an image, pick a run, see masks, areas and class activation, in this machine's browser."""
-    from hfseg.recipes import demo_ui as recipe
+    from hfseg.recipes import demo as recipe
 
     chosen = recipe.PORT if port is None else port
     recipe.run(folder, port=chosen, browser=not no_browser, cpu=cpu, progress=say)

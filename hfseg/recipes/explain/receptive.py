@@ -17,7 +17,7 @@ from hfseg.engine.checkpoint import write_file
 from hfseg.explain import find_layer, receptive_field
 from hfseg.labels import LabelSpace
 from hfseg.models import SegformerModelConfig, Segmenter, UperNetModelConfig, anatomy
-from hfseg.recipes.explain_opened import Line, layer_name, list_pictures
+from hfseg.recipes.explain.opened import Line, layer_name, list_pictures
 from hfseg.viz import Field, receptive_figure, write_png
 
 STAGES = 4

@@ -19,9 +19,9 @@ from hfseg.engine.groups import describe_groups
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.task import Task
 from hfseg.errors import ConfigError, DataError, HfsegError, LaunchError
-from hfseg.recipes import advice
-from hfseg.recipes.advice import Advice
-from hfseg.recipes.check_result import CheckResult, Part, Trial, length
+from hfseg.recipes.check import advice
+from hfseg.recipes.check.advice import Advice
+from hfseg.recipes.check.result import CheckResult, Part, Trial, length
 from hfseg.recipes.console import progress
 from hfseg.recipes.run import FinetuneConfig
 from hfseg.recipes.scoring import AnyDataset

@@ -11,8 +11,8 @@ from torch import Tensor
 from hfseg.engine.checkpoint import write_file
 from hfseg.explain import Similarity, measure_faithfulness, randomization_check
 from hfseg.models import anatomy
-from hfseg.recipes.explain_class import CamConfig, Explained, Explainer, Pixels
-from hfseg.recipes.explain_opened import Line, Opened, list_pictures
+from hfseg.recipes.explain.activation import CamConfig, Explained, Explainer, Pixels
+from hfseg.recipes.explain.opened import Line, Opened, list_pictures
 from hfseg.viz import check_figure, check_title, write_png
 
 

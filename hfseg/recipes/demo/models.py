@@ -15,8 +15,8 @@ from hfseg.engine.inference import ProtocolConfig, WholeConfig
 from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
 from hfseg.models import Segmenter, open_model
-from hfseg.recipes.explain_class import CamConfig, Explainer
-from hfseg.recipes.explain_opened import Opened
+from hfseg.recipes.explain.activation import CamConfig, Explainer
+from hfseg.recipes.explain.opened import Opened
 from hfseg.recipes.pictures import predict_images
 from hfseg.recipes.run import RunFolder
 from hfseg.viz import areas_html, overlay

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hfseg.engine.runtime import DeviceConfig
 from hfseg.errors import ConfigError, HfsegError
-from hfseg.recipes.demo_models import DemoModels
+from hfseg.recipes.demo.models import DemoModels
 from hfseg.recipes.ports import HOST, find_port
 from hfseg.viz import TEMPLATES
 

@@ -17,11 +17,11 @@ from hfseg.engine.runtime import DeviceConfig
 from hfseg.engine.stop import stop_on_signals
 from hfseg.errors import CheckpointError, DataError, RunFailed
 from hfseg.metrics import BootstrapConfig
+from hfseg.recipes.compare.cost import Failures, draw_predictions, measure
+from hfseg.recipes.compare.members import MemberProcesses, check_same
+from hfseg.recipes.compare.standings import compared
+from hfseg.recipes.compare.study import PlannedRun, StudyConfig, check_comparable, runs_in
 from hfseg.recipes.console import say
-from hfseg.recipes.member_cost import Failures, draw_predictions, measure
-from hfseg.recipes.members import MemberProcesses, check_same
-from hfseg.recipes.standings import compared
-from hfseg.recipes.study import PlannedRun, StudyConfig, check_comparable, runs_in
 from hfseg.viz import comparison_text, write_comparison
 
 CONFIG = "study.yaml"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from hfseg.errors import DataError
-from hfseg.recipes.explain_check import check_explanation
-from hfseg.recipes.explain_class import CamConfig, Explained, Explainer, Pixels
-from hfseg.recipes.explain_opened import Line, NamedImages, Opened, list_pictures
+from hfseg.recipes.explain.activation import CamConfig, Explained, Explainer, Pixels
+from hfseg.recipes.explain.check import check_explanation
+from hfseg.recipes.explain.opened import Line, NamedImages, Opened, list_pictures
 from hfseg.video import Clip, VideoWriter, read_ahead
 from hfseg.viz import GifStrip
 

@@ -13,7 +13,7 @@ from hfseg.engine.dry_run import TIMED_STEPS, DryRun, Estimate, estimate
 from hfseg.engine.groups import Group
 from hfseg.engine.plan import Plan
 from hfseg.engine.runtime import Runtime
-from hfseg.recipes.advice import Advice
+from hfseg.recipes.check.advice import Advice
 from hfseg.recipes.run import FinetuneConfig
 from hfseg.recipes.scoring import AnyDataset
 from hfseg.viz.check import check_text

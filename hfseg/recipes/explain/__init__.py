@@ -15,11 +15,11 @@ from hfseg.engine.inference import WholeConfig
 from hfseg.engine.runtime import DeviceConfig
 from hfseg.errors import DataError
 from hfseg.models import Segmenter, open_model
-from hfseg.recipes.explain_attention import AttentionConfig, run_attention
-from hfseg.recipes.explain_cam import run_cam
-from hfseg.recipes.explain_class import CamConfig
-from hfseg.recipes.explain_opened import Line, NamedImages, Opened, list_pictures
-from hfseg.recipes.explain_receptive import ReceptiveFieldConfig, random_encoder, run_receptive_field
+from hfseg.recipes.explain.activation import CamConfig
+from hfseg.recipes.explain.attention import AttentionConfig, run_attention
+from hfseg.recipes.explain.cam import run_cam
+from hfseg.recipes.explain.opened import Line, NamedImages, Opened, list_pictures
+from hfseg.recipes.explain.receptive import ReceptiveFieldConfig, random_encoder, run_receptive_field
 from hfseg.recipes.inputs import Inputs, find_inputs
 from hfseg.recipes.run import RunFolder
 from hfseg.video import VideoFile, require_av

@@ -12,7 +12,7 @@ from torch import Tensor
 from hfseg.config import Config
 from hfseg.errors import DataError
 from hfseg.explain import Box, Fill, Layer, Method, Point, PredictedPixels, Region, WholeImage, find_layer, observing
-from hfseg.recipes.explain_opened import Opened
+from hfseg.recipes.explain.opened import Opened
 from hfseg.viz import heat_picture
 
 TITLES: dict[Method, str] = {

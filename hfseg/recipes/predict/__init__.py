@@ -21,9 +21,9 @@ from hfseg.models import Segmenter, open_model
 from hfseg.recipes.clip_output import VideoConfig
 from hfseg.recipes.inputs import Inputs, find_inputs
 from hfseg.recipes.pictures import draw, predict_images
-from hfseg.recipes.predict_video import ClipResult, ModelFrames, predict_clip
+from hfseg.recipes.predict.submission import Benchmark, submission_space, write_archive, write_raw_mask
+from hfseg.recipes.predict.video import ClipResult, ModelFrames, predict_clip
 from hfseg.recipes.run import RunFolder
-from hfseg.recipes.submission import Benchmark, submission_space, write_archive, write_raw_mask
 from hfseg.video import Clip, ImageSequence, VideoFile, require_av
 
 

@@ -17,7 +17,7 @@ from hfseg.config import Config
 from hfseg.engine.checkpoint import write_file
 from hfseg.errors import DataError
 from hfseg.models import AttentionMap, attention_maps
-from hfseg.recipes.explain_opened import NamedImages, Opened
+from hfseg.recipes.explain.opened import NamedImages, Opened
 from hfseg.video import Clip, VideoWriter, read_ahead
 from hfseg.viz import GifStrip, HeadRow, head_grid
 

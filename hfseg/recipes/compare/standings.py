@@ -6,10 +6,10 @@ from typing import Any
 from hfseg.errors import DataError
 from hfseg.metrics import BootstrapConfig, ImageAreas
 from hfseg.metrics.seeds import SeedComparison
+from hfseg.recipes.compare.cost import training_facts
+from hfseg.recipes.compare.members import scores_of
+from hfseg.recipes.compare.study import PlannedRun, differing_settings
 from hfseg.recipes.evidence import read_counts
-from hfseg.recipes.member_cost import training_facts
-from hfseg.recipes.members import scores_of
-from hfseg.recipes.study import PlannedRun, differing_settings
 
 RUN_SCORES = ("mean_iou", "overall_accuracy", "mean_accuracy", "boundary_iou")
 

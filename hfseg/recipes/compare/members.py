@@ -19,9 +19,9 @@ from hfseg.engine.checkpoint import write_file
 from hfseg.engine.inference import ProtocolConfig
 from hfseg.engine.stop import StopWish
 from hfseg.errors import CheckpointError, DataError, RunFailed, RunInterrupted
+from hfseg.recipes.compare.study import PlannedRun
 from hfseg.recipes.evidence import COUNTS
 from hfseg.recipes.run import FREE_ON_RESUME, RunFolder
-from hfseg.recipes.study import PlannedRun
 
 POLL_S = 0.1
 LAST_LINES = 20
