@@ -159,10 +159,21 @@ def test_memory_may_be_kept_in_half_precision(name: str):
         features(2, dtype=torch.float32),
         features(2, 2, dtype=torch.float32),
     )
-    halves = {key: each.half() for key, each in block.encode(clip).items()}
+    halves = block.compact(block.encode(clip), torch.float16)
     read, exact = block.read(block.prepare(query), halves), block(query, clip)
     assert read.dtype == torch.float32
     assert difference(read, exact) <= 1e-2 * float(exact.detach().abs().max())
+
+
+@pytest.mark.parametrize("name", ["dual", "dual+apnb+afnb"])
+def test_the_likeness_of_channels_stays_in_float32(name: str):
+    """Sums over places leave the range of half types."""
+    block, clip = built(name, dtype=torch.float32), features(2, 2, dtype=torch.float32)
+    kinds = {key: each.dtype for key, each in block.compact(block.encode(clip), torch.float16).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {key for key, each in block.encode(clip).items() if each.dtype == torch.float32} == set(block.exact)
+    assert {key for key, kind in kinds.items() if kind == torch.float32} == set(block.exact)
+    assert [key.rpartition(".")[2] for key in block.exact] == ["likeness"]
 
 
 @pytest.mark.parametrize("name", MEMBERS)

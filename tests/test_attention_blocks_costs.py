@@ -113,3 +113,22 @@ def test_the_table_of_costs_is_fresh(side: int, frames: int):
     page = PAGE.read_text(encoding="utf-8")
     missing = [each for each in (row(name, side, frames) for name in BLOCKS) if each not in page]
     assert not missing, "\n" + "\n".join(missing)
+
+
+@pytest.mark.parametrize("channels", ENCODERS.values(), ids=ENCODERS)
+@pytest.mark.parametrize(("side", "frames"), [CAMVID, CITYSCAPES])
+def test_criss_cross_costs_least_and_pooling_less_than_reading_all_places(
+    side: int, frames: int, channels: tuple[int, int]
+):
+    with torch.device("meta"):
+        blocks = {
+            name: TypeAdapter(AttentionConfig).validate_python(settings).build(*channels)
+            for name, settings in BLOCKS.items()
+        }
+    image = {name: block.macs(extent(side), frames=0) for name, block in blocks.items()}
+    clip = {name: block.macs(extent(side), frames=frames) for name, block in blocks.items()}
+    stream = {name: block.macs(extent(side), frames=frames, streaming=True) for name, block in blocks.items()}
+    assert min(image, key=image.__getitem__) in ("`criss_cross`, space", "`criss_cross`, full")
+    assert min(clip, key=clip.__getitem__) == "`criss_cross`, space"
+    assert 2 * clip["`apnb`"] < clip["`nonlocal`"]
+    assert 4 * stream["`apnb`"] < stream["`nonlocal`"]

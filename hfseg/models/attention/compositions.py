@@ -33,6 +33,7 @@ class Composition(TemporalAttention):
         super().__init__(channels, includes_current=all(block.includes_current for block in blocks.values()))
         self.fusion, self.narrow = fusion, narrow
         self.blocks = nn.ModuleDict(blocks)
+        self.exact = tuple(f"{name}.{key}" for name, block in blocks.items() for key in block.exact)
 
     def prepare(self, frame: Features) -> Maps:
         """Fuse the stages of the frame, narrow, and prepare for every block."""

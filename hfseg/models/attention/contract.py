@@ -70,6 +70,8 @@ class TemporalAttention(nn.Module, ABC):
     """
 
     reads_memory: bool = True
+    exact: tuple[str, ...] = ()
+    """Names of what is remembered in float32 always, as half types would not hold it."""
 
     def __init__(self, channels: int, *, includes_current: bool) -> None:
         super().__init__()
@@ -107,19 +109,20 @@ class TemporalAttention(nn.Module, ABC):
         return self.read(self.prepare(query), past)
 
     def encode(self, frames: Features) -> Maps:
-        """Give what is remembered of a frame, "b ..." , or of the frames of clips, "b t ..."; all of them at once."""
+        """Give what is remembered of a frame, "b ...", or of the frames of clips, "b t ..."; all of them at once."""
         leading = frames.high.shape[:-3]
-        flat = Features(*(None if each is None else each.flatten(0, -4) for each in (frames.high, frames.low)))  # type: ignore[arg-type]
+        low = None if frames.low is None else frames.low.flatten(0, -4)
+        flat = Features(frames.high.flatten(0, -4), low)
         return {name: each.unflatten(0, leading) for name, each in self.remember(self.prepare(flat)).items()}
 
     def read(self, prepared: Maps, memory: Maps | None, current: Maps | None = None) -> Float[Tensor, "b c h w"]:
         """Read a prepared frame from what is remembered of earlier ones; None or no frames is image mode.
 
         `current` is what is remembered of the frame itself; where it is needed and not given, it is computed. Memory
-        may be of another floating type than the maps, half for instance.
+        may be of another floating type than the maps, as `compact` makes it.
         """
-        dtype = next(iter(prepared.values())).dtype
-        past = {name: each.to(dtype) for name, each in (memory or {}).items() if self.reads_memory and each.shape[1]}
+        past = {name: each for name, each in (memory or {}).items() if self.reads_memory and each.shape[1]}
+        past = self.compact(past, next(iter(prepared.values())).dtype)
         if past and not self.includes_current:
             return self.recall(prepared, past)
         own = {name: each[:, None] for name, each in (current or self.remember(prepared)).items()}
@@ -130,6 +133,10 @@ class TemporalAttention(nn.Module, ABC):
         prepared = self.prepare(frame)
         kept = self.remember(prepared)
         return self.read(prepared, memory, kept), kept
+
+    def compact(self, remembered: Maps, dtype: torch.dtype) -> Maps:
+        """Turn what is remembered into another floating type, half for instance, as far as it stands it."""
+        return {name: each if name in self.exact else each.to(dtype) for name, each in remembered.items()}
 
     def macs(self, extent: Extent, *, frames: int, streaming: bool = False) -> int:
         """Count the multiply-adds of convolutions and products, per image, with so many frames before the current one.

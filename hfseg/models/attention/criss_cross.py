@@ -27,7 +27,7 @@ from hfseg.models.attention.lines import CrissCross, narrow_width
 
 
 class SpaceCrissCross(TemporalAttention):
-    """Criss-cross passes inside the current frame; memory is not read. The published two-dimensional network."""
+    """Criss-cross passes inside the current frame; memory is not read. The published attention in two dimensions."""
 
     reads_memory = False
 

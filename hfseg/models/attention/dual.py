@@ -84,6 +84,8 @@ class ChannelAttention(SpecialStart):
 class Dual(TemporalAttention):
     """A branch for places and one for channels, each between two convolutions, summed."""
 
+    exact = ("likeness",)
+
     def __init__(
         self,
         in_channels: int,
