@@ -294,6 +294,7 @@ def test_frames_sampled_one_by_one_are_cells_in_space_and_time():
         boxes = [F.adaptive_avg_pool3d(clip.transpose(1, 2), (bins, side, side)).flatten(3) for side in (1, 4)]
         assert difference(bin_frames(sampled, bins), torch.cat(boxes, dim=3).transpose(1, 2)) <= TOLERANCE
     assert bin_frames(sampled, None) is sampled
+    assert bin_frames(sampled, 7) is sampled
 
 
 def test_fewer_frames_than_slots_take_the_newest_slots_and_more_are_refused():
