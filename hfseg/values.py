@@ -18,23 +18,55 @@ class Sample:
     labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]
     id: str
 
+    @property
+    def pixels(self) -> UInt8[np.ndarray, "h w 3"]:
+        """What a model is shown: the image."""
+        return self.image
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One decoded image with its labels, and the frames before it."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    """The oldest first; the last one is the current frame, which the labels are of."""
+    labels: Int[np.ndarray, "h w"] | UInt8[np.ndarray, "h w"]
+    id: str
+
+    @property
+    def image(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The current frame."""
+        frame: UInt8[np.ndarray, "h w 3"] = self.frames[-1]
+        return frame
+
+    @property
+    def pixels(self) -> UInt8[np.ndarray, "t h w 3"]:
+        """What a model is shown: all frames."""
+        return self.frames
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Samples of one size, stacked.
 
-    `pixel_values` are bytes of 0..255, or floats of 0..1 once an on-device step has changed them.
-    `draws` holds one row of uniform numbers in [0, 1) per sample, from which on-device augmentation takes its
+    `pixel_values` are bytes of 0..255, or floats of 0..1 once an on-device step has changed them. Those of clips have
+    one more axis, their frames, the oldest first and the current one, which `labels` are of, last.
+    `draws` holds one row of uniform numbers in [0, 1) per image or frame, from which on-device augmentation takes its
     randomness, so that it depends on the sample and not on the batch, the rank or the device.
     """
 
-    pixel_values: Shaped[Tensor, "b 3 h w"]
+    pixel_values: Shaped[Tensor, "b *t 3 h w"]
     labels: Shaped[Tensor, "b h2 w2"]
     ids: tuple[str, ...]
-    draws: Float[Tensor, "b p"] | None = None
+    draws: Float[Tensor, "b *t p"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def images(self) -> Shaped[Tensor, "b 3 h w"]:
+        """What the labels are of: the images, or the current frames of clips."""
+        return self.pixel_values if self.pixel_values.dim() == 4 else self.pixel_values[:, -1]
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Batch":
         """Move every tensor to `device`."""
@@ -62,6 +94,16 @@ class SegOutput(NamedTuple):
 
     logits: Float[Tensor, "b k h w"]
     aux_logits: Float[Tensor, "b k h2 w2"] | None = None
+
+
+class TappedOutput(NamedTuple):
+    """What a segmentation model says, and the map from which its main classifier says it."""
+
+    output: SegOutput
+    features: Float[Tensor, "b c h w"] | None = None
+    """What the classifier reads; None where nobody asked for it."""
+    projected: Float[Tensor, "b d h w"] | None = None
+    """The same in the width of another model."""
 
 
 @dataclass(frozen=True, slots=True)

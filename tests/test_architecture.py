@@ -21,6 +21,7 @@ SHARED_BY_RECIPES = {
     "training",
     "scoring",
     "subjects",
+    "teacher",
     "evidence",
     "pictures",
     "console",

@@ -43,6 +43,7 @@ EVERY = {
     "blur_sigma": {"blur": 1.0, "blur_sigma": (1.0, 2.5)},
     "noise": {"noise": 1.0},
     "noise_std": {"noise": 1.0, "noise_std": 0.03},
+    "clip_photometric": {"photometric": True, "clip_photometric": "clip"},
     "erase": {"erase": 1.0},
     "erase_area": {"erase": 1.0, "erase_area": (0.1, 0.9)},
     "erase_fill": {"erase": 1.0, "erase_fill": "mean"},
@@ -140,7 +141,8 @@ def only_geometry(name):
     """Switch off what a setting needs on the device, where colours are to be compared."""
     off = {"blur": {"blur": 0.0}, "noise": {"noise": 0.0}}
     settings = {"blur_sigma": off["blur"], "noise_std": off["noise"], **off}.get(name, {})
-    colors = {"brightness", "contrast", "saturation", "hue", "blur_sigma", "noise_std"} & EVERY[name].keys()
+    colors = {"brightness", "contrast", "saturation", "hue", "blur_sigma", "noise_std", "clip_photometric"}
+    colors &= EVERY[name].keys()
     return {**settings, **{key: AugmentConfig.model_fields[key].default for key in colors}}
 
 

@@ -17,6 +17,7 @@ from hfseg.data import (
     Dataset,
     DemoConfig,
     FolderConfig,
+    FramesConfig,
     HubConfig,
     LoaderConfig,
     StreamDataset,
@@ -28,6 +29,7 @@ from hfseg.data.ade20k import Ade20kFourConfig
 from hfseg.data.demo import COINS_DIR
 from hfseg.data.record import Record, open_record_image
 from hfseg.errors import ConfigError, DataError
+from hfseg.values import Clip, Sample
 
 datasets.disable_progress_bars()
 PARTS = {"train": ("training", "ADE_train", 3), "validation": ("validation", "ADE_val", 2)}
@@ -367,3 +369,39 @@ def test_every_data_set_keeps_the_contract(ade20k, number, split):
     merged = config.model_copy(update={"merge": {"all": ["*"]}, "rare_class_crop": True}).open(split)
     assert merged.labels.names == ("all",)
     assert merged.rare_class_crop
+
+
+@pytest.mark.parametrize("number", range(11))
+def test_every_data_set_gives_clips_or_says_why_not(ade20k, made_frames, number):
+    dataset = [*members(ade20k), FramesConfig(data_dir=made_frames)][number].open("train")
+    assert isinstance(dataset.clips(0)[0], Sample)
+    if number < 10:
+        with pytest.raises(
+            ConfigError, match="does not say which frames come before an image: the model is to be shown 2"
+        ):
+            dataset.clips(2)
+        return
+    clips = dataset.clips(2)
+    assert isinstance(clips, Dataset)
+    clip = clips[0]
+    assert isinstance(clip, Clip)
+    assert clip.frames.shape == (3, *clip.labels.shape, 3)
+    assert np.array_equal(clip.image, dataset[0].image)
+    assert np.array_equal(clip.labels, dataset[0].labels)
+
+
+@pytest.fixture(scope="module")
+def made_frames(tmp_path_factory):
+    root = tmp_path_factory.mktemp("frames")
+    for number in range(12):
+        for kind, data in zip(("images", "masks"), made_pair(1), strict=True):
+            (root / kind).mkdir(exist_ok=True)
+            (root / kind / f"{number:03d}.{'jpg' if kind == 'images' else 'png'}").write_bytes(data)
+    return root
+
+
+def test_a_stream_knows_no_frames_before(parquet_dir):
+    stream = HubConfig(name=str(parquet_dir), classes=NAMES, streaming=True).open("train")
+    assert stream.clips(0) is stream
+    with pytest.raises(ConfigError, match="does not say which frames come before"):
+        stream.clips(1)

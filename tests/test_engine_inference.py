@@ -337,3 +337,29 @@ def test_a_gpu_predicts_what_the_cpu_does(images, protocol):
     model = Strided()
     expected = protocol.predict(model, images, SIZE)
     assert torch.equal(protocol.predict(model.cuda(), images.cuda(), SIZE).cpu(), expected)
+
+
+class FromFrame(nn.Module):
+    """A model of clips that looks at one of their frames only."""
+
+    def __init__(self, place):
+        super().__init__()
+        torch.manual_seed(0)
+        self.place, self.image_model = place, Strided()
+
+    def forward(self, pixel_values):
+        assert pixel_values.dim() == 5
+        return self.image_model(pixel_values[:, self.place])
+
+
+@pytest.mark.parametrize("views", VIEWS)
+@pytest.mark.parametrize(
+    "protocol", [WholeConfig(short_side=24), SquashConfig(size=(30, 44)), SlideConfig(crop_size=24)]
+)
+@pytest.mark.parametrize("place", [0, -1])
+def test_every_protocol_shows_all_frames_of_a_clip_as_it_shows_images(protocol, views, place):
+    shown, model = protocol.model_copy(update=views), FromFrame(place)
+    clips = torch.randint(256, (2, 3, 3, 40, 56), dtype=torch.uint8)
+    found = shown.predict(model, clips, SIZE)
+    assert torch.equal(found, shown.predict(model.image_model, clips[:, place], SIZE))
+    assert not torch.equal(found, shown.predict(model.image_model, clips[:, 1], SIZE))

@@ -35,6 +35,23 @@ def test_batches_are_filled_up_for_the_model_and_only_for_it(count: int, shown: 
     torch.testing.assert_close(found.logits, model.layer(pixels))
 
 
+def test_clips_are_filled_up_as_images_are():
+    shapes = []
+
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 2, 1)
+
+        def forward(self, pixel_values):
+            shapes.append(tuple(pixel_values.shape))
+            return SegOutput(self.layer(pixel_values[:, -1]))
+
+    model, clips = Last(), torch.rand(3, 2, 3, 4, 5)
+    torch.testing.assert_close(FromHost(model)(clips).logits, model.layer(clips[:, -1]))
+    assert shapes == [(4, 2, 3, 4, 5)]
+
+
 def test_numbers_on_one_device_are_stacked_in_order():
     assert stacked([torch.tensor(2.0), torch.tensor(1.0)]).tolist() == [2, 1]
 

@@ -23,6 +23,7 @@ FLAG_NAMES = {
     "freeze.modules": "--freeze",
     "loader.eval_batch_size": "--batch-size",
     "loss.terms": "--loss",
+    "model.attention.kind": "--attention",
     "model.checkpoint": "--model",
     "model.kind": "--decoder",
     "protocol.kind": "--protocol",
@@ -48,6 +49,7 @@ def training_flags(options: TrainingOptions, data: DataOptions, run: RunOptions)
             "adapter.kind": options.adapter,
             "freeze.modules": options.freeze,
             "loss.terms": options.loss,
+            "distill.teacher": options.teacher,
             "optim.lr": options.lr,
             "runtime.precision": options.precision,
             "runtime.compile": options.compiled or None,
@@ -83,6 +85,7 @@ def model_flags(options: TrainingOptions) -> Flags:
             "--decoder": options.decoder,
             "--backbone": options.backbone,
             "--pretrained": options.pretrained,
+            "--attention": options.attention,
         }
         both = [flag for flag, value in others.items() if value is not None]
         if both:
@@ -92,12 +95,15 @@ def model_flags(options: TrainingOptions) -> Flags:
             )
         return {"model.kind": "checkpoint", "model.checkpoint": _local(options.model)}
     decoder, backbone = options.decoder, options.backbone
+    if decoder is None and options.attention is not None and options.config is None:
+        decoder = "tmanet"
     if decoder is None and backbone is not None and options.config is None:
         decoder = "segformer" if backbone.startswith("mit-") or "/mit-" in backbone else "upernet"
     return {
         "model.kind": decoder,
         "model.backbone": _local(backbone),
         "model.pretrained": _local(options.pretrained),
+        "model.attention.kind": options.attention,
     }
 
 

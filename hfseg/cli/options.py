@@ -74,7 +74,7 @@ class DataOptions:
         str | None,
         option(
             panel=DATA,
-            help="demo, folder, ade20k, ade20k-4, cityscapes, camvid, voc, coco-stuff, shards or hub:NAME "
+            help="demo, folder, frames, ade20k, ade20k-4, cityscapes, camvid, voc, coco-stuff, shards or hub:NAME "
             "(default: demo; of an evaluation, the run's own)",
         ),
     ] = None
@@ -123,12 +123,22 @@ class TrainingOptions:
     model: Annotated[str | None, option(panel=MODEL, help="Whole segmentation checkpoint: Hub id, folder or run.")] = (
         None
     )
-    decoder: Annotated[str | None, option(panel=MODEL, help="segformer, upernet or fusion (default: what fits)")] = None
+    decoder: Annotated[
+        str | None, option(panel=MODEL, help="segformer, upernet, fusion or tmanet (default: what fits)")
+    ] = None
     backbone: Annotated[
         str | None,
         option(
             panel=MODEL,
             help="Encoder: alias such as convnextv2-base, nat, dinat, fastervit or dinov2, timm:NAME, Hub id, folder.",
+        ),
+    ] = None
+    attention: Annotated[
+        str | None,
+        option(
+            panel=MODEL,
+            help="How a frame reads those before it (tmanet): nonlocal, apnb, criss_cross, dual, apnb+afnb ... "
+            "(default: nonlocal)",
         ),
     ] = None
     pretrained: Annotated[
@@ -151,6 +161,10 @@ class TrainingOptions:
     loss: Annotated[
         str | None,
         option(panel=TRAIN, help="ce, ohem, focal, dice, tversky, lovasz, boundary, or ce+0.5*dice (default: ce)"),
+    ] = None
+    teacher: Annotated[
+        str | None,
+        option(panel=TRAIN, help="Learn from this model too: run folder, model folder or Hub id (default: none)"),
     ] = None
     epochs: Annotated[float | None, option(panel=TRAIN, help="Passes over the data (default: 50)")] = None
     steps: Annotated[int | None, option(panel=TRAIN, help="Optimizer steps, instead of --epochs.")] = None

@@ -15,6 +15,7 @@ from hfseg.data.coco_stuff import CocoStuffConfig
 from hfseg.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, CorruptionName
 from hfseg.data.demo import DemoConfig
 from hfseg.data.folder import FolderConfig, SplitFiles
+from hfseg.data.frames import FramesConfig
 from hfseg.data.hub import HubConfig
 from hfseg.data.loader import EvalLoader, EvalLoaderConfig, LoaderConfig, Skips, TrainLoader, eval_loader, train_loader
 from hfseg.data.official import official_labels
@@ -32,6 +33,7 @@ from hfseg.data.workers import lost_workers_told
 DataConfig = Annotated[
     DemoConfig
     | FolderConfig
+    | FramesConfig
     | HubConfig
     | ShardsConfig
     | Ade20kConfig
@@ -62,6 +64,7 @@ __all__ = [
     "EvalLoader",
     "EvalLoaderConfig",
     "FolderConfig",
+    "FramesConfig",
     "HubConfig",
     "LoaderConfig",
     "Photometric",

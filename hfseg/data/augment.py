@@ -56,15 +56,18 @@ class AugmentConfig(Config):
     """Probability of Gaussian noise, drawn for each pixel and channel."""
     noise_std: PositiveShare = 0.05
     """Largest standard deviation of the noise, in parts of white."""
+    clip_photometric: Literal["frame", "clip"] = "frame"
+    """Whether each frame of a clip has colours, blur and noise of its own, as TMANet has it, or all frames the same.
+    Scale, place and flip are always one for all frames, and the pattern of noise is always another."""
     erase: Share = 0.0
-    """Probability of erasing a rectangle; the labels below it are ignored."""
+    """Probability of erasing a rectangle, in a clip the same in all frames; the labels below it are ignored."""
     erase_area: tuple[PositiveShare, PositiveShare] = (0.02, 0.4)
     """Range of the rectangle's area, in parts of the crop."""
     erase_fill: Literal["noise", "mean"] = "noise"
     """What fills the rectangle: a random colour for each pixel, or the mean colour that also pads crops."""
     copy_paste: Share = 0.0
     """Probability of pasting a rare class from another training image, with its labels: the rarer a class, the more
-    often it is chosen. Every mask is counted before the first step."""
+    often it is chosen. Every mask is counted before the first step. Not for clips, whose past frames have no masks."""
 
     @model_validator(mode="after")
     def _low_to_high(self) -> "AugmentConfig":
@@ -85,6 +88,15 @@ class AugmentConfig(Config):
                     f"`{idle[0]}` has no effect with `{switch}: {state}`: got {got}\n\n"
                     "hint: leave out the one or the other"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _photometry_is_used(self) -> "AugmentConfig":
+        if self.clip_photometric != "frame" and not (self.photometric or self.blur or self.noise):
+            raise ValueError(
+                "`clip_photometric` has no effect without `photometric`, `blur` and `noise`: got "
+                f"`{self.clip_photometric}`\n\nhint: leave it out"
+            )
         return self
 
     @property

@@ -1,15 +1,17 @@
 """CamVid in its two forms: SegNet's index masks of 360 x 480, and the original painted masks of 720 x 960."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from hfseg.data.camvid_frames import frames_before
 from hfseg.data.layout import image_files
 from hfseg.data.merging import merged
 from hfseg.data.official import official
 from hfseg.data.pairing import pair_by_stem, pair_listed
-from hfseg.data.settings import DatasetSettings
+from hfseg.data.settings import ClipSettings
 from hfseg.data.table import Split, TableDataset, table_of
 from hfseg.data.tree import open_tree, paired
 from hfseg.errors import DataError
@@ -24,7 +26,7 @@ _VOID = 11
 """SegNet's masks hold 0 to 10 for its classes and this for void; some copies hold 255 instead."""
 
 
-class CamvidConfig(DatasetSettings):
+class CamvidConfig(ClipSettings):
     """CamVid: 367 training, 101 validation and 233 test images of road scenes.
 
     Where no list files are there, the original images are divided as SegNet's lists do. Its parts are near each other:
@@ -66,7 +68,21 @@ class CamvidConfig(DatasetSettings):
         folders = self._indexed_folders()
         table = self._painted(split) if folders is None else self._indexed(split, *folders)
         official("camvid").compare_size(split, len(table))
-        return TableDataset(table, labels, name="camvid", rare_class_crop=self.rare_class_crop)
+        return TableDataset(
+            table, labels, name="camvid", rare_class_crop=self.rare_class_crop, history=self._frames_before
+        )
+
+    def _frames_before(self, ids: Sequence[str], count: int) -> list[list[str]]:
+        """Find the frames before these, among the images of all parts."""
+        folders = self._indexed_folders()
+        if folders is not None:
+            parts = (self.data_dir / folders[0].format(part=part) for part in _PARTS.values())
+            labelled = {path.stem: str(path) for part in parts if part.is_dir() for path in image_files(part)}
+        else:
+            images = open_tree(self.data_dir, _PAINTED[0], archive=f"{_PAINTED[0]}.zip")
+            assert images is not None
+            labelled = {path.stem: images.address(path) for path in images.files(f"{_PAINTED[0]}/*.png")}
+        return frames_before(self.data_dir, labelled, self.frame_step, ids, count)
 
     def _indexed_folders(self) -> tuple[str, str] | None:
         """The folder names of index masks, with `{part}` in them; None where there are none."""

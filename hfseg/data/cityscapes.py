@@ -5,6 +5,7 @@ labelIds back. Masks that hold trainIds already are refused: a model trained on 
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Literal
@@ -14,21 +15,24 @@ from pydantic import NonNegativeFloat, NonNegativeInt, model_validator
 
 from hfseg.data.merging import merged
 from hfseg.data.official import official
-from hfseg.data.settings import DatasetSettings
+from hfseg.data.settings import ClipSettings
 from hfseg.data.table import Split, TableDataset, table_of
 from hfseg.data.tree import Tree, open_tree
-from hfseg.errors import DataError
+from hfseg.errors import ConfigError, DataError
 from hfseg.labels import LabelSpace
 
 log = logging.getLogger(__name__)
 _FOLDERS: dict[Split, str] = {"train": "train", "validation": "val"}
 _IMAGES, _MASKS = "leftImg8bit", "gtFine"
 _IMAGE_ENDING, _MASK_ENDING, _TRAIN_ID_ENDING = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
+_SEQUENCE = "leftImg8bit_sequence"
+_BEFORE = 19
+"""Frames before the labelled one in each of the published sequences of 30; they are 1/17 s apart."""
 _PARTS: tuple[Split, ...] = ("train", "validation", "test")
 COURSE_SIZES = (2380.0, 595.0, 500.0)
 
 
-class CityscapesConfig(DatasetSettings):
+class CityscapesConfig(ClipSettings):
     """Cityscapes: 2,975 training and 500 validation street scenes of 2048 x 1024 in 19 classes."""
 
     kind: Literal["cityscapes"] = "cityscapes"
@@ -69,7 +73,35 @@ class CityscapesConfig(DatasetSettings):
         """
         frames = self._official(split) if self.split == "official" else self._random(split)
         table = table_of(frames.values()).remove_columns("id").add_column("id", list(frames))
-        return TableDataset(table, self.labels(), name="cityscapes", rare_class_crop=self.rare_class_crop)
+        return TableDataset(
+            table,
+            self.labels(),
+            name="cityscapes",
+            rare_class_crop=self.rare_class_crop,
+            history=self._frames_before,
+        )
+
+    def _frames_before(self, ids: Sequence[str], count: int) -> list[list[str]]:
+        """Find the frames before these in `leftImg8bit_sequence`, those before the first of 30 replaced by it."""
+        trees = [(folder, self._sequences(folder)) for folder in _FOLDERS.values()]
+        found = {
+            frame: path
+            for folder, tree in trees
+            if tree is not None
+            for frame, path in _by_id(tree, _SEQUENCE, folder, _IMAGE_ENDING).items()
+        }
+        if not found:
+            raise ConfigError(
+                f"`cityscapes` has single images only in `{self.data_dir}`: the model is to be shown {count} frames "
+                f"before each, and there is no {_SEQUENCE}",
+                hint=f"put {_SEQUENCE}_trainvaltest.zip, packed or not, beside it; or show single images, by "
+                "model.memory_frames=0 in training and memory_frames=0 in evaluation",
+            )
+        return [[_of_sequence(found, name, self.frame_step * back) for back in range(count, 0, -1)] for name in ids]
+
+    def _sequences(self, folder: str) -> Tree | None:
+        package = f"{_SEQUENCE}_trainvaltest"
+        return open_tree(self.data_dir, f"{_SEQUENCE}/{folder}", folders=("", package), archive=f"{package}.zip")
 
     def _official(self, split: Split) -> dict[str, tuple[str, str]]:
         if split == "test":
@@ -96,6 +128,18 @@ class CityscapesConfig(DatasetSettings):
         if not chosen:
             raise DataError(f"the random split gives `{split}` none of {len(ids)} images: {sizes} (`data.split_sizes`)")
         return {ids[index]: pool[ids[index]] for index in chosen}
+
+
+def _of_sequence(found: Mapping[str, str], frame: str, back: int) -> str:
+    """Take the frame that lies `back` before a labelled one, or the first of its sequence."""
+    sequence, _, number = frame.rpartition("_")
+    wanted = f"{sequence}_{int(number) - min(back, _BEFORE):0{len(number)}d}"
+    if wanted not in found:
+        raise DataError(
+            f"frame `{wanted}` is not in {_SEQUENCE}: it comes before the labelled `{frame}`",
+            hint="each labelled frame is the 20th of 30: the folder may not be wholly unpacked",
+        )
+    return found[wanted]
 
 
 def _frames(data_dir: Path, folder: str) -> dict[str, tuple[str, str]]:

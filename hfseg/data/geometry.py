@@ -20,8 +20,8 @@ from hfseg.data.rare import draw_pixel
 from hfseg.sizes import scaled_size
 from hfseg.values import Sample
 
-Pixels = tuple[UInt8[np.ndarray, "h w 3"], Integer[np.ndarray, "h2 w2"]]
-"""An image and its labels, which may differ in size."""
+Pixels = tuple[UInt8[np.ndarray, "*t h w 3"], Integer[np.ndarray, "h2 w2"]]
+"""An image, or the frames of a clip, and the labels, which may differ in size."""
 PAD_COLOR = (124, 116, 104)
 """What fills a crop beyond the image: ImageNet's mean colour, about 0 after normalization."""
 TRIES = 10

@@ -10,7 +10,7 @@ ASPECTS = (0.3, 1 / 0.3)
 
 
 def erase(pixels: Pixels, rng: np.random.Generator, augment: AugmentConfig, *, ignore_index: int) -> Pixels:
-    """Fill a random rectangle of the image and ignore the labels below it.
+    """Fill a random rectangle of the image, the same in all frames of a clip, and ignore the labels below it.
 
     Area and logarithm of the aspect are uniform, the aspect within what fits.
     Source: Zhong et al., Random Erasing Data Augmentation, AAAI 2020, with its range of aspects. Classification keeps
@@ -25,7 +25,8 @@ def erase(pixels: Pixels, rng: np.random.Generator, augment: AugmentConfig, *, i
     top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
     place = np.s_[top : top + rows, left : left + columns]
     noisy = augment.erase_fill == "noise"
-    image[place] = rng.integers(256, size=(rows, columns, 3), dtype=np.uint8) if noisy else PAD_COLOR
+    filling = rng.integers(256, size=(rows, columns, 3), dtype=np.uint8) if noisy else np.asarray(PAD_COLOR)
+    image[(..., *place, slice(None))] = filling
     labels[place] = ignore_index
     return image, labels
 

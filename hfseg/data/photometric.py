@@ -1,7 +1,8 @@
 """Flips, colours, blur and noise of a whole batch, on whatever device it is."""
 
+import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Float32, Integer
 from torch import Tensor
 
 from hfseg.data.augment import AugmentConfig
@@ -13,10 +14,13 @@ NUM_DRAWS = 15
 when contrast comes; 10 and 11 gate and amount of blur; 12 and 13 gate and amount of noise; 14 its pattern."""
 FIRST_DRAWS = 10
 """Those that are drawn before the geometry; the others come last: a run without them is as if there were none."""
+_FLIP, _NOISE_PATTERN = 0, 14
 
 
 class Photometric:
     """Flip images and labels, change colours, blur and add noise, by the numbers that came with the batch.
+
+    A clip is flipped as a whole; the rest is done to each frame by the frame's own numbers (see `frame_draws`).
 
     Gives floats of 0 to 1. Brightness, then contrast (either here or at the end), saturation and hue: each for half of
     the samples. Blur comes before noise, as a lens before its sensor.
@@ -33,20 +37,38 @@ class Photometric:
             images = images.to(torch.float32, memory_format=torch.contiguous_format) / 255
         labels, draws = batch.labels, batch.draws
         if draws is not None:
-            images, labels = flip(images, labels, draws[:, 0], self.augment)
-            images = photometric(images, draws, self.augment) if self.augment.photometric else images
-            images = blur(images, draws[:, 10:12], self.augment) if self.augment.blur else images
-            images = add_noise(images, draws[:, 12:15], self.augment) if self.augment.noise else images
+            images, labels = flip(images, labels, draws[..., _FLIP].view(len(draws), -1)[:, -1], self.augment)
+            shape = images.shape
+            images = self._distort(images.flatten(0, -4), draws.flatten(0, -2)).view(shape)
         return Batch(images, labels, batch.ids)
+
+    def _distort(self, images: Float[Tensor, "b 3 h w"], draws: Float[Tensor, "b p"]) -> Float[Tensor, "b 3 h w"]:
+        images = photometric(images, draws, self.augment) if self.augment.photometric else images
+        images = blur(images, draws[:, 10:12], self.augment) if self.augment.blur else images
+        return add_noise(images, draws[:, 12:15], self.augment) if self.augment.noise else images
+
+
+def frame_draws(
+    draws: Float32[np.ndarray, " p"], num_before: int, rng: np.random.Generator, augment: AugmentConfig
+) -> Float32[np.ndarray, "t p"]:
+    """Draw the numbers of the frames before one whose own numbers are `draws`, which come last.
+
+    The flip is that of the clip. Where the photometric changes are the clip's, too, only the pattern of noise is drawn
+    anew: a sensor's noise is another in each frame, and one that stands still could be learnt.
+    """
+    frames = np.concatenate([rng.random((num_before, NUM_DRAWS), dtype=np.float32), draws[None]])
+    shared = slice(_NOISE_PATTERN) if augment.clip_photometric == "clip" else slice(_FLIP + 1)
+    frames[:, shared] = draws[shared]
+    return frames
 
 
 def flip(
-    images: Float[Tensor, "b 3 h w"],
+    images: Float[Tensor, "b *t 3 h w"],
     labels: Integer[Tensor, "b h w"],
     draw: Float[Tensor, " b"],
     augment: AugmentConfig,
-) -> tuple[Float[Tensor, "b 3 h w"], Integer[Tensor, "b h w"]]:
-    """Flip images and labels, across and upside down, each with its own probability.
+) -> tuple[Float[Tensor, "b *t 3 h w"], Integer[Tensor, "b h w"]]:
+    """Flip images, or clips, and labels, across and upside down, each with its own probability.
 
     One uniform number decides both: what is left of it after the first decision is uniform again.
     """
@@ -99,8 +121,8 @@ def change_hue_saturation(
 
 
 def _flipped(images: Tensor, labels: Tensor, chosen: Tensor, *, axis: int) -> tuple[Tensor, Tensor]:
-    chosen = chosen[:, None, None]
-    return torch.where(chosen[:, None], images.flip(axis), images), torch.where(chosen, labels.flip(axis), labels)
+    seen, known = (chosen.view(-1, *[1] * (values.dim() - 1)) for values in (images, labels))
+    return torch.where(seen, images.flip(axis), images), torch.where(known, labels.flip(axis), labels)
 
 
 def _gated(draws: Tensor, first: int, strength: float, *, neutral: float) -> Float[Tensor, "b 1 1 1"]:

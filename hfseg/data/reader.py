@@ -13,13 +13,14 @@ from torch.utils.data import Dataset as TorchDataset
 from hfseg.data.augment import AugmentConfig
 from hfseg.data.geometry import Pixels, cut_image, cut_labels, draw_window, eval_geometry, whole_window
 from hfseg.data.occlusion import erase, paste
-from hfseg.data.photometric import FIRST_DRAWS, NUM_DRAWS
+from hfseg.data.photometric import FIRST_DRAWS, NUM_DRAWS, frame_draws
 from hfseg.data.rare import Rarity
-from hfseg.data.record import Record, open_record_image, read_labels
+from hfseg.data.record import Record, open_frames, read_labels
 from hfseg.data.sampling import Key
+from hfseg.data.source import source_stem
 from hfseg.data.stream import StreamDataset
 from hfseg.data.table import TableDataset
-from hfseg.errors import DataError
+from hfseg.errors import ConfigError, DataError
 from hfseg.labels import LabelSpace
 from hfseg.values import Batch
 
@@ -58,7 +59,7 @@ class TrainReader(TorchDataset["Batch | Failure | Mended"]):
         self.skips_broken = skips_broken
         crops_rare = isinstance(dataset, TableDataset) and dataset.rare_class_crop
         self.crop_rarity = _rarity(dataset) if crops_rare else None
-        self.paste_rarity = _rarity(dataset) if augment.copy_paste else None
+        self.paste_rarity = _donors(dataset) if augment.copy_paste else None
 
     def __getitem__(self, keys: Sequence[Key]) -> Batch | Failure | Mended:
         """Read the samples that the keys name."""
@@ -111,6 +112,8 @@ class TrainReader(TorchDataset["Batch | Failure | Mended"]):
         if augment.erase and rng.random() < augment.erase:
             pixels = erase(pixels, rng, augment, ignore_index=space.ignore_index)
         draws = np.concatenate([first, rng.random(NUM_DRAWS - FIRST_DRAWS, dtype=np.float32)])
+        if record.before:
+            draws = frame_draws(draws, len(record.before), rng, augment)
         return _Sample(pixels, record, draws)
 
     def _with_paste(self, pixels: Pixels, rarity: Rarity, rng: np.random.Generator, problems: list[str]) -> Pixels:
@@ -130,7 +133,7 @@ class TrainReader(TorchDataset["Batch | Failure | Mended"]):
 class _Sample(NamedTuple):
     pixels: Pixels
     record: Record
-    draws: Float32[np.ndarray, " p"]
+    draws: Float32[np.ndarray, "*t p"]
 
 
 class EvalReader(TorchDataset["Batch | Failure"]):
@@ -163,17 +166,17 @@ def train_pixels(
 ) -> Pixels:
     """Draw a crop of one sample and decode no more of its image than the crop needs.
 
-    With `odds`, the crop is placed around a pixel of a class drawn by them.
+    It is the same crop in all frames of a clip. With `odds`, it is placed around a pixel of a class drawn by them.
 
     Raises:
         DataError: image or mask is broken, they differ in size, or the mask holds an unknown value; names the file.
     """
-    picture = open_record_image(record)
-    labels = read_labels(record, space, size=picture.size)
+    pictures = open_frames(record)
+    labels = read_labels(record, space, size=pictures[-1].size)
     window = draw_window(labels, rng, augment, ignore_index=space.ignore_index, odds=odds)
-    image, factor = picture.decode(shrink=window.shrink)
-    cut = cut_labels(labels, window, augment.crop, ignore_index=space.ignore_index)
-    return cut_image(image, window, augment.crop, factor=factor), cut
+    decoded = (picture.decode(shrink=window.shrink) for picture in pictures)
+    frames = [cut_image(image, window, augment.crop, factor=factor) for image, factor in decoded]
+    return _in_one(frames), cut_labels(labels, window, augment.crop, ignore_index=space.ignore_index)
 
 
 def eval_pixels(record: Record, space: LabelSpace, short_side: int | None, change: Change | None = None) -> Pixels:
@@ -182,13 +185,38 @@ def eval_pixels(record: Record, space: LabelSpace, short_side: int | None, chang
     Raises:
         DataError: image or mask is broken, they differ in size, or the mask holds an unknown value; names the file.
     """
-    picture = open_record_image(record)
-    labels = read_labels(record, space, size=picture.size)
-    window = whole_window(picture.size, short_side=short_side)
-    image, factor = picture.decode(shrink=window.shrink if change is None else 1.0)
-    if change is not None:
-        image = Image.fromarray(change(np.asarray(image), record.id))
-    return eval_geometry(image, window, factor=factor), labels
+    pictures = open_frames(record)
+    labels = read_labels(record, space, size=pictures[-1].size)
+    window = whole_window(pictures[-1].size, short_side=short_side)
+    frames = []
+    for frame, picture in zip(record.frames, pictures, strict=True):
+        image, factor = picture.decode(shrink=window.shrink if change is None else 1.0)
+        if change is not None:
+            name = record.id if frame.image is record.image else source_stem(frame.image) or record.id
+            image = Image.fromarray(change(np.asarray(image), name))
+        frames.append(eval_geometry(image, window, factor=factor))
+    return _in_one(frames), labels
+
+
+def _in_one(frames: Sequence[UInt8[np.ndarray, "h w 3"]]) -> UInt8[np.ndarray, "*t h w 3"]:
+    """Stack the frames of a clip; an image alone stays one."""
+    return frames[0] if len(frames) == 1 else np.stack(frames)
+
+
+def _donors(dataset: TableDataset | StreamDataset) -> Rarity:
+    """Count the classes that are pasted from image to image.
+
+    Raises:
+        ConfigError: the samples are clips.
+        DataError: as `_rarity` says.
+    """
+    if isinstance(dataset, TableDataset) and dataset.memory_frames:
+        raise ConfigError(
+            "`augment.copy_paste` is for single images: got clips, in whose earlier frames no mask says where the "
+            "pasted object was",
+            hint="leave it out, or set model.memory_frames=0",
+        )
+    return _rarity(dataset)
 
 
 def _rarity(dataset: TableDataset | StreamDataset) -> Rarity:
@@ -214,6 +242,6 @@ def _record(dataset: TableDataset | StreamDataset, key: Key) -> Record:
 
 def _stacked(pixels: Sequence[Pixels], records: Sequence[Record], draws: torch.Tensor | None) -> Batch:
     """Stack samples of one size; images lie in memory as they were decoded, channels last, and are turned later."""
-    images = torch.from_numpy(np.stack([image for image, _ in pixels])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([image for image, _ in pixels])).movedim(-1, -3)
     labels = torch.from_numpy(np.stack([labels for _, labels in pixels]))
     return Batch(images, labels, tuple(record.id for record in records), draws)

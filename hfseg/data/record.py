@@ -1,6 +1,6 @@
-"""A record: one image and its mask as they lie in the data set, not decoded yet."""
+"""A record: one image, its mask and, of a clip, the frames before it, as they lie in the data set, not decoded yet."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Integer
@@ -10,7 +10,7 @@ from hfseg.data.decode import Picture, count_values, mask_array, open_mask, open
 from hfseg.data.source import Source, open_source, read_bytes, source_name
 from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
-from hfseg.values import Sample
+from hfseg.values import Clip, Sample
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Record:
     image: Source
     label: Source
     id: str
+    before: tuple[Source, ...] = ()
+    """The frames before the image, the oldest first; none where it is no clip."""
 
     @property
     def image_name(self) -> str:
@@ -31,16 +33,48 @@ class Record:
         """The mask as messages name it."""
         return source_name(self.label, fallback=f"mask of {self.id}")
 
+    @property
+    def frames(self) -> tuple["Record", ...]:
+        """Every frame as a record of its own, the oldest first, with the mask and the id of the current one."""
+        return (*(replace(self, image=image, before=()) for image in self.before), replace(self, before=()))
 
-def read_sample(record: Record, space: LabelSpace) -> Sample:
-    """Decode image and labels at their own size.
+
+def read_sample(record: Record, space: LabelSpace) -> Sample | Clip:
+    """Decode image and labels at their own size, and the frames before it.
 
     Raises:
         DataError: one is broken, they differ in size, or the mask holds a value outside `space`; names the file.
     """
-    picture = open_record_image(record)
-    labels = read_labels(record, space, size=picture.size)
-    return Sample(np.array(picture.decode()[0]), labels, record.id)
+    pictures = open_frames(record)
+    labels = read_labels(record, space, size=pictures[-1].size)
+    frames = [np.array(picture.decode()[0]) for picture in pictures]
+    return Clip(np.stack(frames), labels, record.id) if record.before else Sample(frames[0], labels, record.id)
+
+
+def open_frames(record: Record) -> list[Picture]:
+    """Read the headers of all frames of a clip, or of the image alone; the current one comes last.
+
+    Raises:
+        DataError: one is missing or no image, or they differ in size; names the file.
+    """
+    pictures = [open_record_image(frame) for frame in record.frames]
+    for frame, picture in zip(record.frames, pictures, strict=True):
+        check_frame_size(frame, picture.size, of=record, size=pictures[-1].size)
+    return pictures
+
+
+def check_frame_size(frame: Record, found: tuple[int, int], *, of: Record, size: tuple[int, int]) -> None:
+    """Refuse a frame whose size (height, width) is not that of the clip's current frame, which is `size`.
+
+    Raises:
+        DataError: they differ; names both files and both sizes.
+    """
+    if found != size:
+        raise DataError(
+            f"frames of a clip differ in size: `{frame.image_name}` is {found[1]} x {found[0]}, "
+            f"`{of.image_name}` is {size[1]} x {size[0]}",
+            hint="resize one set of frames to the other's size: all frames of a clip are cut alike",
+        )
 
 
 def open_record_image(record: Record) -> Picture:

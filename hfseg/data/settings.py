@@ -1,5 +1,7 @@
 """What can be said about every data set."""
 
+from pydantic import PositiveInt
+
 from hfseg.config import Config
 from hfseg.data.merging import Merge
 
@@ -13,3 +15,10 @@ class DatasetSettings(Config):
     rare_class_crop: bool = False
     """Place training crops around pixels of rare classes: the rarer a class, the more often it is chosen among those
     that an image holds."""
+
+
+class ClipSettings(DatasetSettings):
+    """Settings of the data sets that know which frames come before an image."""
+
+    frame_step: PositiveInt = 1
+    """Frames from each frame of a clip to the next one; how many a clip has follows from the model's memory."""

@@ -15,7 +15,7 @@ from hfseg.data.source import read_bytes
 from hfseg.data.stream import StreamDataset
 from hfseg.data.table import TableDataset
 from hfseg.labels import LabelSpace
-from hfseg.values import Sample
+from hfseg.values import Clip, Sample
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -37,12 +37,14 @@ def read_mask(path: Path, space: LabelSpace, *, image_path: Path, size: tuple[in
     return read_labels(Record({"path": str(image_path)}, {"path": str(path)}, path.stem), space, size=size)
 
 
-def model_input(image: UInt8[np.ndarray, "h w 3"], *, short_side: int | None) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """Bring an image to the size at which evaluation shows it to a model."""
+def model_input(image: UInt8[np.ndarray, "*t h w 3"], *, short_side: int | None) -> UInt8[np.ndarray, "*t h2 w2 3"]:
+    """Bring an image, or the frames of a clip, to the size at which evaluation shows them to a model."""
+    if image.ndim == 4:
+        return np.stack([model_input(frame, short_side=short_side) for frame in image])
     return eval_geometry(Image.fromarray(image), whole_window((image.shape[0], image.shape[1]), short_side=short_side))
 
 
-def pick_samples(dataset: TableDataset | StreamDataset, count: int) -> Iterator[Sample]:
+def pick_samples(dataset: TableDataset | StreamDataset, count: int) -> Iterator[Sample | Clip]:
     """Give `count` samples spread evenly over a data set, or the first ones of a stream."""
     if isinstance(dataset, StreamDataset):
         yield from (read_sample(record, dataset.labels) for record in islice(dataset.records(), count))

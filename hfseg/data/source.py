@@ -8,12 +8,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+from hfseg.data.footage import VIDEO, frame_file, split_frame_path
 from hfseg.errors import DataError
 
 Source = Mapping[str, Any] | list[Any]
 """An undecoded image: `bytes` or a `path` (as `datasets.Image(decode=False)` gives it), or the rows of a small table.
 
-A path is a file, `zip://member::archive.zip`, or any address that fsspec opens.
+A path is a file, `zip://member::archive.zip`, `video://number::file.mp4`, or any address that fsspec opens.
 """
 
 ZIP = "zip://"
@@ -31,6 +32,9 @@ def source_name(source: Source, *, fallback: str) -> str:
     path = source.get("path") if isinstance(source, Mapping) else None
     if not path:
         return fallback
+    if str(path).startswith(VIDEO):
+        number, video_path = split_frame_path(str(path))
+        return f"{video_path}, frame {number}"
     member, archive = _split_zip(str(path))
     return f"{archive}/{member}" if archive else str(path)
 
@@ -77,6 +81,8 @@ def read_bytes(source: Mapping[str, Any], *, name: str) -> bytes:
 
 
 def _open_path(path: str) -> io.BufferedIOBase:
+    if path.startswith(VIDEO):
+        return io.BytesIO(frame_file(path))
     member, archive = _split_zip(path)
     if archive and "://" not in archive:
         return _open_member(_archive(archive, os.getpid()), member)

@@ -6,7 +6,7 @@ from typing import Any
 
 from hfseg.data.record import Record
 from hfseg.data.source import source_stem
-from hfseg.data.table import Split
+from hfseg.data.table import Split, no_frames_before
 from hfseg.labels import LabelSpace
 
 
@@ -30,6 +30,16 @@ class StreamDataset:
         stream = self.stream.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
         stream.set_epoch(epoch)
         return self._numbered(stream, f"{self.split}-{epoch}")
+
+    def clips(self, memory_frames: int) -> "StreamDataset":
+        """Give the data set itself where no frames are wanted before a sample: a stream does not know any.
+
+        Raises:
+            ConfigError: some are wanted.
+        """
+        if memory_frames:
+            raise no_frames_before(self.name, memory_frames)
+        return self
 
     def _numbered(self, stream: Any, prefix: str) -> Iterator[Record]:
         for number, row in enumerate(stream):

@@ -1,16 +1,15 @@
 """Looking at a whole data set before any training step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import islice
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Integer
 
 from hfseg.data.decode import count_values, open_mask, open_picture
-from hfseg.data.record import Record, check_sizes, count_labels, read_image_size
+from hfseg.data.record import Record, check_frame_size, check_sizes, count_labels, read_image_size
 from hfseg.data.source import read_bytes
 from hfseg.data.table import TableDataset
 from hfseg.data.threads import in_order
@@ -93,7 +92,7 @@ def verify(dataset: TableDataset, *, workers: int, progress: Progress | None = N
 
 
 def inspect(dataset: TableDataset, *, workers: int, progress: Progress | None = None) -> Findings:
-    """Read every mask and the header of every image, with `workers` threads beside this one, and tell all of it."""
+    """Read every mask and the headers of all images and frames, with `workers` threads beside this one; tell all."""
     total, space = len(dataset), dataset.labels
     counts, ignored = np.zeros((total, space.num_labels), dtype=np.int64), np.zeros(total, dtype=np.int64)
     looks = []
@@ -127,12 +126,23 @@ def _look(dataset: TableDataset, index: int) -> _Look:
         size = read_image_size(record)
     except DataError as error:
         problems.append(Problem("image", index, record.image_name, error.message, error.hint))
+    problems += _frame_problems(record, index, size)
     try:
         if mask is not None and size is not None:
             check_sizes(record, image=size, mask=mask)
     except DataError as error:
         problems.append(Problem("size", index, record.label_name, error.message, error.hint))
     return _Look(tuple(problems), size, mode, {} if problems else counts)
+
+
+def _frame_problems(record: Record, index: int, size: Size | None) -> Iterator[Problem]:
+    """Read the headers of the frames before an image of `size`, each file once."""
+    for name, frame in {frame.image_name: frame for frame in record.frames[:-1]}.items():
+        try:
+            found = read_image_size(frame)
+            check_frame_size(frame, found, of=record, size=size or found)
+        except DataError as error:
+            yield Problem("image", index, name, error.message, error.hint)
 
 
 def _count(record: Record, space: LabelSpace) -> tuple[Size, str, dict[int, int]]:
@@ -170,7 +180,8 @@ def _together(name: str, found: Findings) -> DataError:
     hint = "; ".join(list(dict.fromkeys(problem.hint for problem in problems if problem.hint))[:3]) or None
     if len(problems) == 1:
         return DataError(problems[0].message, hint)
-    lines = [problem.message for problem in islice(problems, SHOWN)]
-    rest = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    messages = list(dict.fromkeys(problem.message for problem in problems))  # a frame may be in several clips
+    lines = messages[:SHOWN]
+    rest = [f"and {len(messages) - SHOWN} more"] if len(messages) > SHOWN else []
     head = f"{found.num_images - len(found.usable)} of {found.num_images} samples of `{name}` cannot be used"
     return DataError("\n  ".join([head, *lines, *rest]), hint)

@@ -1,7 +1,8 @@
 """From images to class maps at the size that is asked for: the only place where predictions are made.
 
 A protocol says at which size, in which windows and in how many views a model sees an image. Scores under different
-protocols cannot be compared, so it is part of every number that is printed or stored.
+protocols cannot be compared, so it is part of every number that is printed or stored. What is said here of an image
+holds for a clip, of which all frames are treated alike and the current one is predicted.
 """
 
 from abc import abstractmethod
@@ -42,7 +43,7 @@ class InferenceProtocol(Config):
         """Name the protocol in a few words."""
 
     def predict(
-        self, model: nn.Module, pixel_values: Shaped[Tensor, "b 3 h w"], size: tuple[int, int]
+        self, model: nn.Module, pixel_values: Shaped[Tensor, "b *t 3 h w"], size: tuple[int, int]
     ) -> Int[Tensor, "b h2 w2"]:
         """Predict the class of every pixel at `size` (height, width), from images as the loader gives them.
 
@@ -51,7 +52,7 @@ class InferenceProtocol(Config):
         return self.views(model, pixel_values).argmax(size)
 
     @torch.inference_mode()
-    def views(self, model: nn.Module, pixel_values: Shaped[Tensor, "b 3 h w"]) -> Views:
+    def views(self, model: nn.Module, pixel_values: Shaped[Tensor, "b *t 3 h w"]) -> Views:
         """Show images, as the loader gives them, to the model in every view: bytes of 0..255 or floats of 0..1."""
         if is_on_xla(model):
             model, pixel_values = FromHost(model), pixel_values.cpu()
@@ -69,7 +70,7 @@ class InferenceProtocol(Config):
         """The height and width at which the model sees an image."""
 
     @abstractmethod
-    def _look(self, model: nn.Module, pixel_values: Shaped[Tensor, "b 3 h w"]) -> Canvas:
+    def _look(self, model: nn.Module, pixel_values: Shaped[Tensor, "b *t 3 h w"]) -> Canvas:
         """Show images to the model at the size they have."""
 
     @property
@@ -110,7 +111,7 @@ class WholeConfig(KeptRatio):
         """Name the protocol, as `whole image, short side 512`."""
         return ", ".join(["whole image", self._size_text, *self._views_text])
 
-    def _look(self, model: nn.Module, pixel_values: Shaped[Tensor, "b 3 h w"]) -> Canvas:
+    def _look(self, model: nn.Module, pixel_values: Shaped[Tensor, "b *t 3 h w"]) -> Canvas:
         return Whole(model(pixel_values))
 
 
@@ -135,7 +136,7 @@ class SquashConfig(InferenceProtocol):
         height, width = _pair(self.size)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
-    def _look(self, model: nn.Module, pixel_values: Shaped[Tensor, "b 3 h w"]) -> Canvas:
+    def _look(self, model: nn.Module, pixel_values: Shaped[Tensor, "b *t 3 h w"]) -> Canvas:
         return Whole(model(pixel_values))
 
 
@@ -179,7 +180,7 @@ class SlideConfig(KeptRatio):
         windows = f"slide {_by(self.crop)}, stride {_by(self.steps)}"
         return ", ".join([windows, self._size_text, *self._views_text])
 
-    def _look(self, model: nn.Module, pixel_values: Shaped[Tensor, "b 3 h w"]) -> Canvas:
+    def _look(self, model: nn.Module, pixel_values: Shaped[Tensor, "b *t 3 h w"]) -> Canvas:
         return slide(model, pixel_values, crop=self.crop, stride=self.steps, batch_size=self.window_batch)
 
 
@@ -187,16 +188,17 @@ ProtocolConfig = Annotated[WholeConfig | SquashConfig | SlideConfig, Field(discr
 
 
 def resize_pixels(
-    pixel_values: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"], size: tuple[int, int]
-) -> UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h2 w2"]:
-    """Resize images on their device as Pillow's bilinear filter does; gives floats of 0..1, not rounded to bytes.
+    pixel_values: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"], size: tuple[int, int]
+) -> UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h2 w2"]:
+    """Resize images or frames on their device as Pillow's bilinear filter does; gives floats of 0..1, not rounded.
 
     Images that have the size are given back as they are.
     """
     if pixel_values.shape[-2:] == size:
         return pixel_values
     floats = pixel_values if pixel_values.is_floating_point() else pixel_values / 255
-    return F.interpolate(floats, size=size, mode="bilinear", align_corners=False, antialias=True)
+    flat = F.interpolate(floats.flatten(0, -4), size=size, mode="bilinear", align_corners=False, antialias=True)
+    return flat.view(*pixel_values.shape[:-2], *size)
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

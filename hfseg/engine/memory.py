@@ -19,7 +19,7 @@ HINT = (
 def out_of_memory_told(model: nn.Module, device: torch.device) -> Iterator[Callable[[torch.Size], None]]:
     """Turn running out of memory into an error that says how large everything is, and what to make smaller.
 
-    Gives a function that is to be told the shape (b 3 h w) of each batch of images before it is computed.
+    Gives a function that is to be told the shape (b 3 h w, or b t 3 h w) of each batch before it is computed.
 
     Raises:
         RunFailed: the memory of `device` did not suffice.
@@ -41,10 +41,14 @@ def out_of_memory_told(model: nn.Module, device: torch.device) -> Iterator[Calla
 def _sizes(model: nn.Module, device: torch.device, shape: torch.Size | None) -> str:
     """Say how large batch, model and memory are."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    parts = [] if shape is None else [f"{shape[0]} images of {shape[3]} x {shape[2]} pixels in a batch"]
+    parts = [] if shape is None else [f"{_images(shape)} of {shape[-1]} x {shape[-2]} pixels in a batch"]
     parts.append(f"{parameters / 1e6:,.1f} million parameters")
     if device.type == "cuda":
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
         ours = torch.cuda.max_memory_allocated(device) / 2**30
         parts.append(f"{total:.1f} GiB of memory, of which this run had up to {ours:.1f} and {free:.1f} are free")
     return ", ".join(parts)
+
+
+def _images(shape: torch.Size) -> str:
+    return f"{shape[0]} images" if len(shape) == 4 else f"{shape[0]} clips of {shape[1]} frames"

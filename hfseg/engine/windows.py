@@ -14,13 +14,13 @@ from hfseg.logits import Strip
 
 def slide(
     model: nn.Module,
-    pixel_values: Shaped[Tensor, "b 3 h w"],
+    pixel_values: Shaped[Tensor, "b *t 3 h w"],
     *,
     crop: tuple[int, int],
     stride: tuple[int, int],
     batch_size: int,
 ) -> Canvas:
-    """Show images to a model window by window, `batch_size` windows at once.
+    """Show images, or clips, to a model window by window, `batch_size` windows at once.
 
     Windows are `crop` (height, width) large and `stride` apart; along a side that is shorter than the crop they are as
     long as the image. An image that one window covers is seen whole.
@@ -28,7 +28,7 @@ def slide(
     Source: `slide_inference` of mmsegmentation's `EncoderDecoder`: the last window of a row or column is shifted back
     into the image, and logits are averaged at the resolution of the image.
     """
-    num_images, _, height, width = pixel_values.shape
+    num_images, (height, width) = len(pixel_values), pixel_values.shape[-2:]
     window = min(crop[0], height), min(crop[1], width)
     if window == (height, width):
         return Whole(model(pixel_values))
@@ -37,7 +37,7 @@ def slide(
     logits: Tensor | None = None
     for start in range(0, len(places), batch_size):
         batch = places[start : start + batch_size]
-        cut = [pixel_values[i, :, top : top + window[0], left : left + window[1]] for top, left, i in batch]
+        cut = [pixel_values[i, ..., top : top + window[0], left : left + window[1]] for top, left, i in batch]
         said = model(torch.stack(cut)).logits
         if logits is None:
             logits = said.new_empty((len(places), *said.shape[1:]))

@@ -131,13 +131,13 @@ class FromHost(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, pixel_values: Shaped[Tensor, "b 3 h w"]) -> SegOutput:
+    def forward(self, pixel_values: Shaped[Tensor, "b *t 3 h w"]) -> SegOutput:
         """Give the logits, on the host, without gradients."""
         device = next(self.model.parameters()).device
         count = len(pixel_values)
         missing = (1 << (count - 1).bit_length()) - count
         with torch.inference_mode(False), torch.no_grad():  # XLA's tensors cannot be inference tensors
-            filled = torch.cat([pixel_values, pixel_values[-1:].expand(missing, -1, -1, -1)])
+            filled = torch.cat([pixel_values, pixel_values[-1:].expand(missing, *pixel_values.shape[1:])])
             logits = self.model(filled.to(device)).logits
             cut_graph(device)
         return SegOutput(logits.cpu()[:count])

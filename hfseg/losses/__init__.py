@@ -4,6 +4,7 @@ A new loss is one file with a function `(logits, labels, *, ignore_index) -> sca
 """
 
 from hfseg.losses.config import LossConfig
+from hfseg.losses.teaching import DistillConfig, Teaching
 from hfseg.losses.total import TERMS, Loss, Term, parse_terms
 
-__all__ = ["TERMS", "Loss", "LossConfig", "Term", "parse_terms"]
+__all__ = ["TERMS", "DistillConfig", "Loss", "LossConfig", "Teaching", "Term", "parse_terms"]

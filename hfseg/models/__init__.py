@@ -7,6 +7,7 @@ from pydantic import Field
 from hfseg.models.adapter import AdapterConfig, adapt
 from hfseg.models.backbones import ALIASES, FAMILIES
 from hfseg.models.checkpoint import CheckpointModelConfig
+from hfseg.models.fingerprint import fingerprint
 from hfseg.models.freeze import FreezeConfig, freeze, parameter_table, unfreeze
 from hfseg.models.fusion import FusionModelConfig
 from hfseg.models.looking import AttentionMap, attention_maps
@@ -14,10 +15,14 @@ from hfseg.models.registration import register
 from hfseg.models.segformer import SegformerModelConfig
 from hfseg.models.segmenter import Segmenter
 from hfseg.models.store import open_model, save_model
+from hfseg.models.streaming import FrameStream
+from hfseg.models.tapped import Tapped
+from hfseg.models.tmanet import TmanetModelConfig
 from hfseg.models.upernet import UperNetModelConfig
 
 ModelConfig = Annotated[
-    SegformerModelConfig | UperNetModelConfig | FusionModelConfig | CheckpointModelConfig, Field(discriminator="kind")
+    SegformerModelConfig | UperNetModelConfig | FusionModelConfig | TmanetModelConfig | CheckpointModelConfig,
+    Field(discriminator="kind"),
 ]
 """Every model there is; `kind` picks one."""
 
@@ -27,14 +32,18 @@ __all__ = [
     "AdapterConfig",
     "AttentionMap",
     "CheckpointModelConfig",
+    "FrameStream",
     "FreezeConfig",
     "FusionModelConfig",
     "ModelConfig",
     "SegformerModelConfig",
     "Segmenter",
+    "Tapped",
+    "TmanetModelConfig",
     "UperNetModelConfig",
     "adapt",
     "attention_maps",
+    "fingerprint",
     "freeze",
     "open_model",
     "parameter_table",

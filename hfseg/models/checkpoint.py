@@ -29,6 +29,15 @@ class CheckpointModelConfig(Config):
     """`auto` keeps the classifier where number, names and order of the classes are the same, and makes a new one
     otherwise; `keep` keeps it if the number is the same, whatever the names; `new` always makes a new one."""
 
+    @property
+    def memory_frames(self) -> int:
+        """How many frames before an image the model was made to read; 0 of a model of single images.
+
+        Raises:
+            ModelError: the model cannot be had.
+        """
+        return int(locate(self.checkpoint).config.get("memory_frames") or 0)
+
     def build(self, labels: LabelSpace, *, crop: tuple[int, int] | None = None) -> Segmenter:
         """Load the model and fit it to a label space, in training mode.
 

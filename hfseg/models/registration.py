@@ -15,6 +15,7 @@ from hfseg.models.backbones.mobilenet_v2 import MobileNetV2Backbone, MobileNetV2
 from hfseg.models.backbones.neck import PyramidBackbone, PyramidConfig
 from hfseg.models.backbones.timm import TimmConfig, TimmEncoder
 from hfseg.models.fusion import FusionConfig, FusionForSemanticSegmentation
+from hfseg.models.tmanet import TmanetConfig, TmanetForSemanticSegmentation
 
 BACKBONES: dict[Any, Any] = {
     DinatConfig: DinatBackbone,
@@ -25,7 +26,10 @@ BACKBONES: dict[Any, Any] = {
     TimmConfig: TimmEncoder,
 }
 """Config class of an encoder -> its class."""
-MODELS: dict[Any, Any] = {FusionConfig: FusionForSemanticSegmentation}
+MODELS: dict[Any, Any] = {
+    FusionConfig: FusionForSemanticSegmentation,
+    TmanetConfig: TmanetForSemanticSegmentation,
+}
 """Config class of a segmentation model -> its class."""
 
 

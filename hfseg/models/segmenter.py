@@ -49,12 +49,20 @@ class Segmenter(nn.Module):
         self.register_buffer("mean", torch.tensor(pixels.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(pixels.std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, pixel_values: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]) -> SegOutput:
-        """Segment bytes of 0..255 or floats of 0..1.
+    @property
+    def memory_frames(self) -> int | None:
+        """How many frames before the current one the model was made to read; None of a model that takes images only."""
+        frames: int | None = getattr(self.hf.config, "memory_frames", None)
+        return frames
+
+    def forward(self, pixel_values: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"]) -> SegOutput:
+        """Segment bytes of 0..255 or floats of 0..1: images "b 3 h w", or the last frames of clips "b t 3 h w".
 
         Raises:
-            ModelError: the model's class takes images of another size only.
+            ModelError: clips are given to a model that takes images only, or the model's class takes images of another
+                size only.
         """
+        self._check_kind(pixel_values)
         self._check_size(*pixel_values.shape[-2:])
         normalized = self.normalize(pixel_values)
         if isinstance(self.hf, UperNetForSemanticSegmentation):  # its own forward upsamples, and drops auxiliary logits
@@ -65,10 +73,12 @@ class Segmenter(nn.Module):
             logits = self.hf(pixel_values=normalized).logits
         return SegOutput(logits, outputs[0] if outputs else None)
 
-    def normalize(self, pixel_values: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    def normalize(
+        self, pixel_values: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"]
+    ) -> Float[Tensor, "b *t 3 h w"]:
         """Turn bytes of 0..255 or floats of 0..1 into what the Hugging Face model takes."""
         scaled = pixel_values if pixel_values.is_floating_point() else pixel_values.to(self.mean.dtype) / BYTE
-        ordered = scaled.flip(1) if self.pixels.bgr else scaled
+        ordered = scaled.flip(-3) if self.pixels.bgr else scaled
         return (ordered - self.mean) / self.std
 
     def train(self, mode: bool = True) -> "Segmenter":
@@ -139,10 +149,18 @@ class Segmenter(nn.Module):
                 handle.remove()
         return tuple(seen)
 
-    def probe_images(self) -> Float[Tensor, "1 3 h w"]:
-        """One black image of a small size that the model takes."""
+    def probe_images(self) -> Float[Tensor, "1 *t 3 h w"]:
+        """One black image of a small size that the model takes, or a clip of as many as it was made to read."""
         size = self.hf.config.image_size if self.hf.config.model_type in ONE_SIZE_ONLY else PROBE_SIZE
-        return torch.zeros(1, 3, size, size, device=self.mean.device, dtype=self.mean.dtype)
+        frames = (self.memory_frames + 1,) if self.memory_frames else ()
+        return torch.zeros(1, *frames, 3, size, size, device=self.mean.device, dtype=self.mean.dtype)
+
+    def _check_kind(self, pixel_values: Tensor) -> None:
+        if pixel_values.ndim == 5 and self.memory_frames is None:
+            raise ModelError(
+                f"`{type(self.hf).__name__}` takes images: got clips of {pixel_values.shape[1]} frames",
+                hint="train a model with memory: --decoder tmanet",
+            )
 
     def _check_size(self, height: int, width: int) -> None:
         family = self.hf.config.model_type

@@ -67,6 +67,9 @@ class EvaluateConfig(Config):
     """The part of the data set."""
     protocol: ProtocolConfig | None = None
     """How the model is shown an image; a run's own where it is not given, else whole images of their native size."""
+    memory_frames: NonNegativeInt | None = None
+    """Frames before each image that a model with memory is shown; as many as it was made to read where it is not given.
+    0 shows it single images."""
     boundary_width: Annotated[float, Field(gt=0, lt=1)] | None = DIAGONAL_SHARE
     """Width of the bands in which boundary IoU is scored, as a share of the image's diagonal; none leaves it out."""
     bootstrap: BootstrapConfig = BootstrapConfig()
@@ -91,6 +94,7 @@ class EvaluateConfig(Config):
         idle = {
             "protocol": self.protocol is not None and self.predictions is not None,
             "corruptions": bool(self.corruptions.names) and self.predictions is not None,
+            "memory_frames": self.memory_frames is not None and self.predictions is not None,
             "prediction_values": self.prediction_values == "raw" and self.predictions is None,
         }
         for key in (key for key, is_idle in idle.items() if is_idle):
@@ -122,6 +126,7 @@ def run(config: EvaluateConfig) -> dict[str, Any] | None:
     data = _data(config, settings)
     dataset = data.open(config.split)
     subject = _subject(config, settings, dataset, runtime)
+    dataset = dataset.clips(subject.memory_frames if config.memory_frames is None else config.memory_frames)
     if config.verify_data:
         verify_on_main(dataset, workers=config.loader.workers, runtime=runtime)
     with lost_workers_told():

@@ -17,11 +17,11 @@ from hfseg.engine.evaluation import Evaluation
 from hfseg.errors import DataError
 from hfseg.labels import LabelSpace
 from hfseg.metrics import BootstrapConfig, Difference, ImageAreas, ImageScores
-from hfseg.values import Sample
+from hfseg.values import Clip, Sample
 from hfseg.viz import confusion_map, corruptions_csv, csv_text, worst_heading, worst_picture, write_png
 
 COUNTS = "counts.safetensors"
-Predict = Callable[[Sample], Integer[np.ndarray, "h w"]]
+Predict = Callable[[Sample | Clip], Integer[np.ndarray, "h w"]]
 """What was predicted for a sample."""
 
 

@@ -20,6 +20,7 @@ from hfseg.recipes.pictures import draw_samples
 from hfseg.recipes.run import FinetuneConfig, RunFolder
 from hfseg.recipes.scoring import AnyDataset, describe, write_metrics
 from hfseg.recipes.subjects import ModelSubject, count_over
+from hfseg.recipes.teacher import open_teacher
 from hfseg.recipes.training import (
     batches_per_epoch,
     build_model,
@@ -59,17 +60,22 @@ def _run(config: FinetuneConfig, folder: RunFolder, runtime: Runtime, *, resume:
     """Do what `run` says in a folder in which no other run is at work."""
     runtime.on_main(lambda: folder.check(config, runtime, resume=resume))
     train, validation = open_data(config, runtime)
+    teacher = open_teacher(config, train, runtime)
+    if teacher is not None and resume:
+        runtime.on_main(lambda: teacher.check(folder))
     segmenter = build_model(config, train, runtime)
     if config.optim.auto_batch and not resume:  # what was found is in the run's config.yaml
-        trial = make_task(config, segmenter, train, validation, runtime)
+        trial = make_task(config, segmenter, train, validation, runtime, teacher=teacher)
         config = with_largest_batch(config, trial, segmenter.minimum_train_batch, runtime)
     plan = config.train.plan(batches_per_epoch(config, train, runtime))
     state = load_newest(folder.checkpoints, warn=say) if resume else None
     if not resume:
         runtime.on_main(lambda: folder.start(config, runtime))
+    if teacher is not None and not resume:
+        runtime.on_main(lambda: teacher.keep(folder))
     runtime.on_main(lambda: write_file(folder.path / "parameters.json", json.dumps(parameter_table(segmenter))))
     runtime.open_trackers(dict(leaves(config.model_dump(mode="json"))))
-    task = make_task(config, segmenter, train, validation, runtime)
+    task = make_task(config, segmenter, train, validation, runtime, teacher=teacher)
     fit(task, plan, config.optim, runtime, folder.path, state=state)
     metrics = score_best(config, folder, validation, runtime)
     if not runtime.is_main:

@@ -18,19 +18,19 @@ def draw_samples(
 ) -> None:
     """Predict `count` images of a data set and draw each into `folder`."""
     for sample in pick_samples(dataset, count):
-        pred = predict_images(segmenter, [sample.image], protocol=protocol)[0]
+        pred = predict_images(segmenter, [sample.pixels], protocol=protocol)[0]
         draw(sample.image, pred, sample.labels, dataset.labels, folder / Path(sample.id).name)
 
 
 def predict_images(
-    segmenter: Segmenter, images: list[UInt8[np.ndarray, "h w 3"]], *, protocol: ProtocolConfig
+    segmenter: Segmenter, images: list[UInt8[np.ndarray, "*t h w 3"]], *, protocol: ProtocolConfig
 ) -> list[Integer[np.ndarray, "h w"]]:
-    """Predict the classes of images of one size, each at its own size."""
+    """Predict the classes of images, or of the last frames of clips, of one size, each at its own size."""
     device = next(segmenter.parameters()).device
     segmenter.eval()
     inputs = np.stack([model_input(image, short_side=protocol.loader_short_side) for image in images])
-    pixel_values = torch.from_numpy(inputs).permute(0, 3, 1, 2).to(device)
-    height, width, _ = images[0].shape
+    pixel_values = torch.from_numpy(inputs).movedim(-1, -3).to(device)
+    height, width, _ = images[0].shape[-3:]
     return list(protocol.predict(segmenter, pixel_values, (height, width)).cpu().numpy())
 
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from hfseg.data import Photometric
 from hfseg.engine.capture import Capture, load_capture
+from hfseg.engine.task import LossFn
 from hfseg.errors import CheckpointError
 from hfseg.models import freeze
 from hfseg.recipes.run import FinetuneConfig, RunFolder
+from hfseg.recipes.teacher import make_objective, open_teacher
 from hfseg.recipes.training import build_loss, build_model, open_data, train_batches
 from hfseg.values import Batch
 
@@ -60,16 +62,18 @@ def run(path: Path) -> Replay:
     train, _ = open_data(config, runtime)
     segmenter = build_model(config, train, runtime)
     freeze(segmenter, config.freeze.patterns(capture.breakdown.step - 1))
-    segmenter.load_state_dict(weights)
-    wrapped = runtime.accelerator.prepare_model(segmenter.train(), evaluation_mode=True)
     loss, augment = build_loss(config, train), Photometric(config.augment)
+    objective = make_objective(config, segmenter, loss, open_teacher(config, train, runtime), runtime)
+    model = objective.model
+    model.load_state_dict(weights)
+    wrapped = runtime.accelerator.prepare_model(model.train(), evaluation_mode=True)
     for rank in capture.ranks:
-        segmenter.load_state_dict(weights)
+        model.load_state_dict(weights)
         start = (capture.breakdown.step - 1) * capture.accumulation
         source = train_batches(config, train, runtime, start=start, rank=rank, world_size=capture.world_size)
         batches = [augment(batch.to(runtime.device)) for batch in islice(source, capture.breakdown.micro + 1)]
         runtime.seed(capture.seed, capture.breakdown.step - 1, rank=rank)
-        found = _step(wrapped, segmenter, batches, loss)
+        found = _step(wrapped, model, batches, objective.loss_fn)
         if found.where is not None or rank == capture.ranks[-1]:
             return _described(found, batches[-1], rank)
     raise AssertionError("a step has at least one process")
@@ -100,14 +104,14 @@ class _Watched:
     where: str | None = None
 
 
-def _step(wrapped: nn.Module, model: nn.Module, batches: list[Batch], loss: Any) -> _Watched:
+def _step(wrapped: nn.Module, model: nn.Module, batches: list[Batch], loss_fn: LossFn) -> _Watched:
     """Do forward and backward on the batches of a step, and note the first thing that is not finite."""
     bad = [name for name, value in model.named_parameters() if not value.isfinite().all()]
     found = _Watched(where=f"weight `{bad[0]}`, before the step" if bad else None)
     model.zero_grad(set_to_none=True)
     with _watching(model, found):
         for batch in batches:
-            terms: Mapping[str, Tensor] = loss(wrapped(batch.pixel_values), batch.labels)
+            terms = loss_fn(wrapped, batch)
             found.losses = {name: float(value.detach()) for name, value in terms.items()}
             infinite = [name for name, value in found.losses.items() if not math.isfinite(value)]
             if infinite and found.where is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, model_validator
 
 from hfseg.config import KIND, Config, differences, kind_of, models_in
 from hfseg.data import AugmentConfig, DataConfig, DemoConfig, LoaderConfig
@@ -19,7 +19,7 @@ from hfseg.engine.optim import OptimConfig
 from hfseg.engine.plan import TrainConfig
 from hfseg.engine.runtime import Runtime, RuntimeConfig
 from hfseg.errors import CheckpointError
-from hfseg.losses import LossConfig
+from hfseg.losses import DistillConfig, LossConfig
 from hfseg.models import AdapterConfig, FreezeConfig, ModelConfig, SegformerModelConfig
 
 FREE_ON_RESUME = frozenset(
@@ -36,6 +36,9 @@ FREE_ON_RESUME = frozenset(
 
 DEALING = frozenset({"loader.batch_size", "train.accumulation", "runtime.sharding"})
 """Settings that may differ when a run goes on with as many images in a step: they say how these are dealt out."""
+
+CHANGES = ("photometric", "blur", "noise", "erase", "copy_paste")
+"""The settings of augmentation that change pixels, by numbers drawn anew in each epoch."""
 
 
 class FinetuneConfig(Config):
@@ -56,11 +59,28 @@ class FinetuneConfig(Config):
     adapter: AdapterConfig = AdapterConfig()
     freeze: FreezeConfig = FreezeConfig()
     loss: LossConfig = LossConfig()
+    distill: DistillConfig = DistillConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluation: ProtocolConfig | None = None
     """How the model is shown images in validations; whole, at `augment.short_side`, where it is not given."""
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _kept_logits_are_met_again(self) -> "FinetuneConfig":
+        augment = self.augment
+        varies = {
+            "scale": augment.scale[0] != augment.scale[1],
+            **{name: bool(getattr(augment, name)) for name in ("rotate", *CHANGES)},
+        }
+        found = [f"`augment.{name}`" for name, is_so in varies.items() if is_so]
+        if self.distill.cache is not None and found:
+            raise ValueError(
+                f"`distill.cache` has no effect with {', '.join(found)}: a sample is never shown alike again\n\n"
+                "hint: leave out `distill.cache`, or set augment.scale=[1,1] and the others to 0 or false; flips may "
+                "stay"
+            )
+        return self
 
     @property
     def protocol(self) -> ProtocolConfig:
@@ -95,6 +115,11 @@ class RunFolder:
     def best(self) -> Path:
         """The model folder with the best mean IoU."""
         return self.path / "best-miou"
+
+    @property
+    def teacher(self) -> Path:
+        """Which weights teach the run, where any do."""
+        return self.path / "teacher.json"
 
     def settings(self) -> FinetuneConfig:
         """Read the settings that the run was started with."""

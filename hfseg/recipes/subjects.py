@@ -21,7 +21,7 @@ from hfseg.metrics import Counting
 from hfseg.models import Segmenter
 from hfseg.recipes.pictures import predict_images
 from hfseg.recipes.scoring import AnyDataset, Show, counting, protocol_facts, shown_batches
-from hfseg.values import Batch, Sample
+from hfseg.values import Batch, Clip, Sample
 
 ENDINGS = frozenset({".png", ".tif", ".tiff", ".bmp", ".gif"})
 
@@ -35,14 +35,18 @@ class Subject(Protocol):
         """The short side at which it takes images from a loader."""
 
     @property
+    def memory_frames(self) -> int:
+        """How many frames before an image it is shown."""
+
+    @property
     def protocol_facts(self) -> dict[str, Any]:
         """What stands as `protocol` beside its scores."""
 
     def count(self, batches: Iterable[Batch], count: Counting, runtime: Runtime) -> Evaluation:
         """Count pixels over all batches of all processes."""
 
-    def predict(self, sample: Sample) -> Integer[np.ndarray, "h w"]:
-        """Give the class of every pixel of one image."""
+    def predict(self, sample: Sample | Clip) -> Integer[np.ndarray, "h w"]:
+        """Give the class of every pixel of one image, or of the last frame of a clip."""
 
 
 def count_over(
@@ -74,6 +78,11 @@ class ModelSubject:
         return self.protocol.loader_short_side
 
     @property
+    def memory_frames(self) -> int:
+        """How many frames before an image the model reads."""
+        return self.segmenter.memory_frames or 0
+
+    @property
     def protocol_facts(self) -> dict[str, Any]:
         """The settings of the protocol, and its name in words."""
         return protocol_facts(self.protocol)
@@ -84,9 +93,9 @@ class ModelSubject:
             self.segmenter, batches, protocol=self.protocol, count=count, criterion=self.criterion, runtime=runtime
         )
 
-    def predict(self, sample: Sample) -> Integer[np.ndarray, "h w"]:
-        """Predict one image."""
-        return predict_images(self.segmenter, [sample.image], protocol=self.protocol)[0]
+    def predict(self, sample: Sample | Clip) -> Integer[np.ndarray, "h w"]:
+        """Predict one image, or the last frame of a clip."""
+        return predict_images(self.segmenter, [sample.pixels], protocol=self.protocol)[0]
 
 
 @dataclass(frozen=True)
@@ -100,13 +109,14 @@ class PredictionFolder:
     """Whether the masks hold the data set's raw values, as submissions do, and not class ids from 0."""
 
     loader_short_side: None = None
+    memory_frames: ClassVar[int] = 0
     protocol_facts: ClassVar[dict[str, Any]] = {"kind": "masks", "text": "masks as they are"}
 
     def count(self, batches: Iterable[Batch], count: Counting, runtime: Runtime) -> Evaluation:
         """Count what the masks of this process's images say."""
         return tally(batches, lambda batch: (self.of(batch), None), count=count, runtime=runtime)
 
-    def predict(self, sample: Sample) -> Integer[np.ndarray, "h w"]:
+    def predict(self, sample: Sample | Clip) -> Integer[np.ndarray, "h w"]:
         """Read what was predicted for one image."""
         return self.read(sample.id, sample.labels)
 

@@ -4,26 +4,45 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from hfseg.data import Photometric, Skips, StreamDataset, TableDataset, train_loader
 from hfseg.engine.auto_batch import largest_batch
+from hfseg.engine.evaluation import Evaluation
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.task import Task
 from hfseg.errors import ConfigError
 from hfseg.losses import Loss
 from hfseg.metrics import Scores
-from hfseg.models import Segmenter, adapt, freeze, parameter_table, save_model
+from hfseg.models import (
+    CheckpointModelConfig,
+    ModelConfig,
+    Segmenter,
+    TmanetModelConfig,
+    adapt,
+    freeze,
+    parameter_table,
+    save_model,
+)
 from hfseg.recipes.console import say, show_parameters, show_start
 from hfseg.recipes.run import FinetuneConfig
 from hfseg.recipes.scoring import AnyDataset, verify_on_main
 from hfseg.recipes.subjects import ModelSubject, count_over
+from hfseg.recipes.teacher import Teacher, make_objective, open_teacher
 from hfseg.values import Batch
 
 
+def memory_frames(model: ModelConfig) -> int:
+    """Count the frames before an image that a model is shown with it; 0 for a model of single images."""
+    return model.memory_frames if isinstance(model, TmanetModelConfig | CheckpointModelConfig) else 0
+
+
 def open_data(config: FinetuneConfig, runtime: Runtime) -> tuple[AnyDataset, AnyDataset]:
-    """Open the training and validation parts, and look at every file of them where that was asked for."""
-    train, validation = config.data.open("train"), config.data.open("validation")
+    """Open the training and validation parts, and look at every file of them where that was asked for.
+
+    A model with memory is given clips.
+    """
+    count = memory_frames(config.model)
+    train, validation = config.data.open("train").clips(count), config.data.open("validation").clips(count)
     if config.verify_data:
         for dataset in (train, validation):
             verify_on_main(dataset, workers=config.loader.workers, runtime=runtime)
@@ -102,38 +121,47 @@ def train_batches(
 
 
 def make_task(
-    config: FinetuneConfig, segmenter: Segmenter, train: AnyDataset, validation: AnyDataset, runtime: Runtime
+    config: FinetuneConfig,
+    segmenter: Segmenter,
+    train: AnyDataset,
+    validation: AnyDataset,
+    runtime: Runtime,
+    *,
+    teacher: Teacher | None = None,
 ) -> Task:
-    """Wire data, model, loss and scores into what the loop trains."""
+    """Wire data, model, loss and scores into what the loop trains; the config's teacher is opened unless it is given.
+
+    Raises:
+        HfsegError: the teacher cannot be had, or does not fit.
+    """
     space, skips = train.labels, Skips()
     loss = build_loss(config, train)
+    objective = make_objective(config, segmenter, loss, teacher or open_teacher(config, train, runtime), runtime)
     subject = ModelSubject(segmenter, config.protocol, loss)
     base = config.model if config.adapter.save == "adapters" else None
 
-    def loss_fn(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return loss(model(batch.pixel_values), batch.labels)
-
-    def validate() -> dict[str, Any]:
-        evaluation = count_over(subject, validation, config.loader, runtime)
-        scores = Scores.from_confusion(evaluation.totals["confusion"])
-        names = ("mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou")
-        return {"loss": evaluation.loss, **{name: getattr(scores, name) for name in names}}
-
     return Task(
-        model=segmenter,
+        model=objective.model,
         batches=lambda start: train_batches(
             config, train, runtime, start=start, rank=runtime.rank, world_size=runtime.world_size, skips=skips
         ),
         augment=Photometric(config.augment),
-        loss_fn=loss_fn,
-        validate=validate,
+        loss_fn=objective.loss_fn,
+        validate=lambda: _scores(count_over(subject, validation, config.loader, runtime)),
         export=lambda directory: save_model(segmenter, space, directory, base=base),
         unfreeze=lambda step: freeze(segmenter, config.freeze.patterns(step)),
         seed=config.seed,
-        depths=segmenter.depths(by=config.optim.layer_decay_by) if config.optim.differs_by_depth else None,
+        depths=objective.depths,
         left_out=skips.take if config.loader.on_error == "skip" else None,
         unfreeze_steps=config.freeze.steps,
     )
+
+
+def _scores(evaluation: Evaluation) -> dict[str, Any]:
+    """Give what a validation logs."""
+    scores = Scores.from_confusion(evaluation.totals["confusion"])
+    names = ("mean_iou", "mean_accuracy", "overall_accuracy", "per_category_iou")
+    return {"loss": evaluation.loss, **{name: getattr(scores, name) for name in names}}
 
 
 def with_largest_batch(config: FinetuneConfig, task: Task, least: int, runtime: Runtime) -> FinetuneConfig:

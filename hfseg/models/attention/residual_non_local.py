@@ -127,8 +127,8 @@ class ResidualNonLocalConfig(AttentionBlockConfig):
     """Width of queries, keys and values; unset is half of `channels`."""
     softmax: bool = True
     """Whether scores go through a softmax; otherwise they are divided by the number of places."""
-    scaled: bool = True
-    """Whether scores are divided by the square root of their width before the softmax."""
+    scaled: bool | None = None
+    """Whether scores are divided by the square root of their width before the softmax; unset is yes."""
     narrow_kernel: Literal[1, 3] = 1
     """Side of the convolution that narrows the map of every frame; 3 in published heads, at nine times the cost."""
     include_current: bool = True
@@ -136,7 +136,7 @@ class ResidualNonLocalConfig(AttentionBlockConfig):
 
     @model_validator(mode="after")
     def _used(self) -> "ResidualNonLocalConfig":
-        if not self.softmax and "scaled" in self.model_fields_set:
+        if not self.softmax and self.scaled is not None:
             raise ValueError("`scaled` has no effect without the softmax\n\nhint: leave it out")
         return self
 
@@ -146,7 +146,7 @@ class ResidualNonLocalConfig(AttentionBlockConfig):
             in_channels,
             self.channels,
             inner_channels=self.inner_channels or max(1, self.channels // 2),
-            scaled=self.scaled,
+            scaled=self.scaled is not False,
             softmax=self.softmax,
             includes_current=self.include_current,
             narrow_kernel=self.narrow_kernel,

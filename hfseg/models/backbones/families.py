@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hfseg.models.backbones import dinat_weights, fastervit_weights
+from hfseg.models.backbones import dinat_weights, fastervit_weights, resnet_weights
 from hfseg.models.backbones.neck import four_maps
 
 Settings = Mapping[str, Any]
@@ -83,7 +83,7 @@ _TRAITS: Mapping[str, Traits] = {
     "maskformer-swin": Traits(reads={"swin": {r"^swin\.": "model."}}),
     "mobilenet_v2_backbone": Traits(reads={"mobilenet_v2": {}}, forces=_mobilenet),
     "nat": Traits(from_published=dinat_weights.from_published, is_known_whole=True),
-    "resnet": Traits(has_drop_path=False),
+    "resnet": Traits(from_published=resnet_weights.from_published, has_drop_path=False),
 }
 
 

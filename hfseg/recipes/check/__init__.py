@@ -18,14 +18,14 @@ from hfseg.engine.environment import environment
 from hfseg.engine.groups import describe_groups
 from hfseg.engine.runtime import Runtime
 from hfseg.engine.task import Task
-from hfseg.errors import ConfigError, DataError, HfsegError, LaunchError
+from hfseg.errors import ConfigError, DataError, HfsegError, LaunchError, ModelError
 from hfseg.recipes.check import advice
 from hfseg.recipes.check.advice import Advice
 from hfseg.recipes.check.result import CheckResult, Part, Trial, length
 from hfseg.recipes.console import progress
 from hfseg.recipes.run import FinetuneConfig
 from hfseg.recipes.scoring import AnyDataset
-from hfseg.recipes.training import batches_per_epoch, build_model, check_sharding, make_task
+from hfseg.recipes.training import batches_per_epoch, build_model, check_sharding, make_task, memory_frames
 from hfseg.viz.grid import Labelled, grid
 
 SAMPLES = 12
@@ -90,12 +90,14 @@ def _open(config: FinetuneConfig, notes: _Notes) -> tuple[dict[str, AnyDataset],
     absent: dict[str, str] = {}
     for part in PARTS:
         try:
-            opened[part] = config.data.open(part)
+            opened[part] = config.data.open(part).clips(memory_frames(config.model))
         except DataError as error:
             if part == "test":
                 absent[part] = error.message
             else:
                 notes.add(part, "files", error)
+        except (ConfigError, ModelError) as error:
+            notes.add("run", "clips", error)
     return opened, absent
 
 
@@ -136,7 +138,7 @@ def _try(
     except HfsegError as error:
         notes.add("run", "dry run", error)
         return None
-    groups = describe_groups(segmenter, config.optim, depths=task.depths) if task.depths is not None else ()
+    groups = describe_groups(task.model, config.optim, depths=task.depths) if task.depths is not None else ()
     trial = Trial.of(tried, plan, config, runtime, validation=length(validation), tried=length(few), groups=groups)
     notes.warnings += advice.about_cost(trial.run, trial.cost, runtime)
     return trial
@@ -155,7 +157,7 @@ def _augmented(task: Task, count: int) -> Iterator[Labelled]:
     batches = iter(task.batches(0)) if count else iter(())
     while count > 0:
         batch = task.augment(next(batches))
-        images = (batch.pixel_values[:count] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        images = (batch.images[:count] * 255).round().byte().permute(0, 2, 3, 1).numpy()
         yield from zip(images, batch.labels[:count].numpy(), strict=True)
         count -= len(batch)
 
