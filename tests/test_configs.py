@@ -9,19 +9,20 @@ from PIL import Image
 from transformers import SegformerForSemanticSegmentation, UperNetConfig, UperNetForSemanticSegmentation
 
 from hfseg.labels import LabelSpace
-from hfseg.models import FusionModelConfig, SegformerModelConfig
+from hfseg.models import FusionModelConfig, SegformerModelConfig, TmanetModelConfig
 from hfseg.models.backbones import neighborhood
 from hfseg.models.backbones.dilations import auto_dilations
 from hfseg.models.backbones.plan import plan
 from hfseg.models.fusion import FusionConfig, FusionForSemanticSegmentation
 from hfseg.models.labelling import write_labels
 from hfseg.models.sources import quiet
+from hfseg.models.tmanet import TmanetForSemanticSegmentation
 from hfseg.models.upernet import AUXILIARY_CHANNELS
 from hfseg.recipes.run import FinetuneConfig
 
 FOLDER = Path(__file__).parents[1] / "hfseg" / "configs"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml") if not path.stem.endswith("-study"))
-CLASSES = {"ade20k": 150, "cityscapes": 19, "leaf": 2, "demo": 2}
+CLASSES = {"ade20k": 150, "cityscapes": 19, "camvid": 12, "leaf": 2, "demo": 2}
 PUBLISHED_MILLIONS = {
     "upernet-nat-mini": 50, "upernet-nat-tiny": 58, "upernet-nat-small": 82, "upernet-nat-base": 123,
     "upernet-dinat-mini": 50, "upernet-dinat-tiny": 58, "upernet-dinat-small": 82, "upernet-dinat-base": 123,
@@ -37,6 +38,8 @@ def read(name: str) -> FinetuneConfig:
 
 def labels_of(config: FinetuneConfig) -> LabelSpace:
     named = getattr(config.data, "classes", None)
+    if isinstance(named, int):
+        return LabelSpace.from_names([f"class {number}" for number in range(named)])
     return LabelSpace.from_names(named) if isinstance(named, tuple) else config.data.labels()
 
 
@@ -49,6 +52,8 @@ def on_meta(config: FinetuneConfig) -> torch.nn.Module:
         if isinstance(model, SegformerModelConfig):
             write_labels(planned, labels)
             return SegformerForSemanticSegmentation(planned)
+        if isinstance(model, TmanetModelConfig):
+            return TmanetForSemanticSegmentation(model.described(planned, labels))
         crop = config.augment.crop
         neighborhood.configure(planned, dilations=model.dilations, position_table=model.position_table, crop=crop)
         sizes = {"backbone_config": planned, "hidden_size": model.hidden_size, **named}

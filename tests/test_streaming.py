@@ -10,10 +10,10 @@ from test_models_backbones import TINY
 from torch import Tensor, nn
 
 from hfseg.engine.inference import SlideConfig, SquashConfig, WholeConfig
-from hfseg.engine.streaming import StreamPredictor
 from hfseg.errors import ConfigError, ModelError
 from hfseg.labels import LabelSpace
 from hfseg.models import FrameStream, FusionModelConfig, Segmenter, TmanetModelConfig
+from hfseg.recipes.predict.video import ModelFrames
 
 LABELS = LabelSpace.from_names(["road", "car", "sky"])
 SIZE = (32, 48)
@@ -159,7 +159,7 @@ def test_models_of_images_have_no_stream():
 @pytest.mark.parametrize("protocol", [WholeConfig(), WholeConfig(short_side=48), SquashConfig(size=64)])
 def test_frames_are_predicted_at_their_own_size_as_their_clips_are(protocol: Any):
     model, frames = built("apnb"), film(5)
-    predictor = StreamPredictor(FrameStream(model), protocol)
+    predictor = ModelFrames(model, protocol)
     for scene in (frames, frames.flip(1)):
         predictor.reset()
         for last in range(5):
@@ -182,5 +182,5 @@ def one_frame(protocol: Any, frame: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("protocol", [SlideConfig(), WholeConfig(flip=True), WholeConfig(scales=(0.5, 1.0))])
 def test_protocols_that_show_a_frame_several_times_are_refused(protocol: Any):
-    with pytest.raises(ConfigError, match="a stream sees each frame whole and once: got the protocol"):
-        StreamPredictor(FrameStream(built("apnb")), protocol)
+    with pytest.raises(ConfigError, match="sees each frame of a video whole and once: got"):
+        ModelFrames(built("apnb"), protocol)

@@ -181,7 +181,8 @@ def _with_costs(
     models = {name: run.folder / config.model for name, run in first.items()}
     say(f"measuring {len(models)} models")
     found = measure(models, protocol, dataset, config.cost, runtime)
-    samples = pick_samples(dataset, config.pictures)
+    clips = dataset.clips(max((model.memory_frames for model in found.opened.values()), default=0))
+    samples = pick_samples(clips, config.pictures)
     shown = draw_predictions(found.opened, samples, config.output / "pictures", dataset.labels)
     members = [
         {**member, **found.costs.get(member["name"], {})}

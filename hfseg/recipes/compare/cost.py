@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Integer
 from PIL import Image
 from torch import Tensor
 
@@ -32,7 +34,7 @@ from hfseg.models import Segmenter, open_model
 from hfseg.models.ops import freely_chosen
 from hfseg.models.ops.cost import FORMULAS
 from hfseg.recipes.pictures import predict_images
-from hfseg.values import Sample
+from hfseg.values import Clip, Sample
 from hfseg.viz import save_index_mask
 from hfseg.viz.run import read_run
 
@@ -48,9 +50,24 @@ class Opened:
     segmenter: Segmenter
     protocol: ProtocolConfig
 
+    @property
+    def memory_frames(self) -> int:
+        """How many frames before an image the model reads."""
+        return self.segmenter.memory_frames or 0
+
     def call(self, pixel_values: Tensor, size: tuple[int, int]) -> Call:
-        """Give the prediction of a batch as it is evaluated: resizing, every view, and the class of every pixel."""
-        return lambda: self.protocol.predict(self.segmenter, pixel_values, size)
+        """Give the prediction of a batch as it is evaluated: resizing, every view, and the class of every pixel.
+
+        A model with memory sees each image as the last frame of a clip of its length.
+        """
+        frames = 1 + self.memory_frames
+        seen = pixel_values if frames == 1 else pixel_values[:, None].expand(-1, frames, -1, -1, -1).contiguous()
+        return lambda: self.protocol.predict(self.segmenter, seen, size)
+
+    def predict(self, sample: Sample | Clip) -> Integer[np.ndarray, "h w"]:
+        """Predict an image, or the last frame of a clip that is at least as long as the model's memory."""
+        seen = sample.pixels[-1 - self.memory_frames :] if self.memory_frames else sample.image
+        return predict_images(self.segmenter, [seen], protocol=self.protocol)[0]
 
 
 @dataclass(frozen=True)
@@ -112,7 +129,7 @@ def _add_times(
 
 
 def draw_predictions(
-    opened: Mapping[str, Opened], samples: Iterable[Sample], folder: Path, space: LabelSpace
+    opened: Mapping[str, Opened], samples: Iterable[Sample | Clip], folder: Path, space: LabelSpace
 ) -> list[str]:
     """Write what every model predicts for each image, as index masks, beside the image and its labels; give the ids."""
     ids = []
@@ -123,8 +140,7 @@ def draw_predictions(
         Image.fromarray(sample.image).save(target / "image.jpg", quality=90)
         save_index_mask(sample.labels, space, target / "labels.png")
         for name, model in opened.items():
-            pred = predict_images(model.segmenter, [sample.image], protocol=model.protocol)[0]
-            save_index_mask(pred, space, target / f"member-{name}.png")
+            save_index_mask(model.predict(sample), space, target / f"member-{name}.png")
         ids.append(stem)
     return ids
 

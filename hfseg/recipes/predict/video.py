@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hfseg.data import model_input
 from hfseg.engine.checkpoint import write_file
-from hfseg.engine.inference import ProtocolConfig
+from hfseg.engine.inference import ProtocolConfig, SlideConfig
 from hfseg.engine.smoothing import Smoother
 from hfseg.engine.stop import StopWish
-from hfseg.errors import RunInterrupted
+from hfseg.errors import ConfigError, RunInterrupted
 from hfseg.labels import LabelSpace
-from hfseg.models import Segmenter
+from hfseg.models import FrameStream, Segmenter
 from hfseg.recipes.clip_output import ClipOutput, Predicted, VideoConfig
 from hfseg.recipes.console import say
 from hfseg.video import Clip, CutDetector, Frame, FramePredictor, read_ahead, write_behind
@@ -34,18 +35,33 @@ LINE_S = 10.0
 
 @dataclass(frozen=True)
 class ModelFrames:
-    """Shows each frame to a segmentation model, under a protocol; scores are averaged over time where asked for."""
+    """Shows each frame to a segmentation model, under a protocol; scores are averaged over time where asked for.
+
+    A model with memory is shown each frame once, and keeps what it needs of those before.
+
+    Raises:
+        ConfigError: the protocol shows a frame several times, or in windows, each of which would need a memory.
+    """
 
     segmenter: Segmenter
     protocol: ProtocolConfig
     smoother: Smoother | None = None
 
+    def __post_init__(self) -> None:
+        protocol = self.protocol
+        several = isinstance(protocol, SlideConfig) or len(protocol.scales) > 1 or protocol.flip
+        if self.segmenter.memory_frames and several:
+            raise ConfigError(
+                f"a model with memory sees each frame of a video whole and once: got `{protocol.to_text()}`",
+                hint="--protocol whole, with one scale and without --flip",
+            )
+
     def predict(self, image: UInt8[np.ndarray, "h w 3"]) -> Integer[np.ndarray, "h w"]:
         """Predict the classes of one frame at its own size."""
-        self.segmenter.eval()
+        self._model.eval()
         seen = np.stack([model_input(image, short_side=self.protocol.loader_short_side)])
         pixel_values = torch.from_numpy(seen).permute(0, 3, 1, 2).to(self.segmenter.mean.device)
-        views = self.protocol.views(self.segmenter, pixel_values)
+        views = self.protocol.views(self._model, pixel_values)
         if self.smoother is not None:
             views = self.smoother.smooth(views, pixel_values)
         pred: Integer[np.ndarray, "h w"] = views.argmax((image.shape[0], image.shape[1]))[0].cpu().numpy()
@@ -55,6 +71,12 @@ class ModelFrames:
         """Forget the frames before."""
         if self.smoother is not None:
             self.smoother.reset()
+        if isinstance(self._model, FrameStream):
+            self._model.reset()
+
+    @cached_property
+    def _model(self) -> Segmenter | FrameStream:
+        return FrameStream(self.segmenter) if self.segmenter.memory_frames else self.segmenter
 
 
 @dataclass(frozen=True)
