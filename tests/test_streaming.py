@@ -9,7 +9,8 @@ from attention_members import MEMBERS, randomize
 from test_models_backbones import TINY
 from torch import Tensor, nn
 
-from hfseg.engine.inference import SlideConfig, SquashConfig, WholeConfig
+from hfseg.data import model_input
+from hfseg.engine.inference import SlideConfig, SquashConfig, WholeConfig, resize_pixels
 from hfseg.errors import ConfigError, ModelError
 from hfseg.labels import LabelSpace
 from hfseg.models import FrameStream, FusionModelConfig, Segmenter, TmanetModelConfig
@@ -164,7 +165,7 @@ def test_frames_are_predicted_at_their_own_size_as_their_clips_are(protocol: Any
         predictor.reset()
         for last in range(5):
             clip = scene[:, [max(0, last - age) for age in (3, 2, 1, 0)]]
-            seen = torch.stack([one_frame(protocol, frame) for frame in clip.unbind(1)], dim=1)
+            seen = torch.stack([torch.stack([one_frame(protocol, frame) for frame in each]) for each in clip])
             with torch.no_grad():
                 logits = nn.functional.interpolate(model(seen).logits, SIZE, mode="bilinear")
             pred = predictor.predict(scene[0, last].permute(1, 2, 0).contiguous().numpy())
@@ -174,10 +175,9 @@ def test_frames_are_predicted_at_their_own_size_as_their_clips_are(protocol: Any
 
 def one_frame(protocol: Any, frame: Tensor) -> Tensor:
     """A frame at the size at which the protocol shows it."""
-    size = protocol._seen_size(SIZE, 1.0)
-    if size == SIZE:
-        return frame / 255
-    return nn.functional.interpolate(frame / 255, size, mode="bilinear", antialias=True)
+    seen = model_input(frame.permute(1, 2, 0).contiguous().numpy(), short_side=protocol.loader_short_side)
+    pixels = torch.from_numpy(seen.copy()).permute(2, 0, 1) / 255
+    return resize_pixels(pixels[None], protocol._seen_size(pixels.shape[-2:], 1.0))[0]
 
 
 @pytest.mark.parametrize("protocol", [SlideConfig(), WholeConfig(flip=True), WholeConfig(scales=(0.5, 1.0))])
