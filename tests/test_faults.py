@@ -215,13 +215,13 @@ def test_a_file_that_never_answers_ends_the_run_in_the_time_that_is_given(tmp_pa
 
 
 def test_a_worker_that_was_stopped_ends_the_run_in_the_time_that_is_given_and_itself():
-    source, worker = reading(made(), timeout_s=1)
+    source, worker = reading(made(), timeout_s=5)
     worker_was = psutil.Process(worker.pid)
     worker_was.suspend()
     began = time.monotonic()
-    with pytest.raises(RunFailed, match=r"^no batch came from the loader workers in 1 s \(`loader.timeout_s`\)\n"):
+    with pytest.raises(RunFailed, match=r"^no batch came from the loader workers in 5 s \(`loader.timeout_s`\)\n"):
         list(source)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert not worker_was.is_running()
 
 
@@ -239,7 +239,7 @@ def test_a_process_that_ends_in_an_error_does_not_wait_for_a_stopped_worker():
         "psutil.Process(worker.pid).suspend()\n"
         "raise SystemExit(5)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, timeout=300, check=False)
     assert done.returncode == 5
 
 
@@ -305,7 +305,7 @@ def test_other_errors_are_left_as_they_are():
 
 # Whole runs
 
-LONG = [*QUICK, "--steps", "400", "--set", "train.eval_every=400", "--set", "train.log_every=1"]
+LONG = [*QUICK, "--steps", "20000", "--set", "train.eval_every=20000", "--set", "train.log_every=1"]
 
 
 def until_it_trains(folder, process):
@@ -318,10 +318,13 @@ def until_it_trains(folder, process):
 def test_a_second_command_on_the_same_output_is_refused(tmp_path):
     with start("finetune", *LONG, "--output", tmp_path / "run") as process:
         until_it_trains(tmp_path / "run", process)
-        for how in ([*LONG], ["--resume"]):
-            done = hfseg("finetune", *how, "--output", tmp_path / "run", code=2)
-            assert re.search(rf"run` is in use: process {process.pid} on ", done.stderr), done.stderr
-        process.kill()
+        try:
+            refused = [
+                hfseg("finetune", *how, "--output", tmp_path / "run", code=2).stderr for how in ([*LONG], ["--resume"])
+            ]
+        finally:
+            process.kill()
+    assert all(re.search(rf"run` is in use: process {process.pid} on ", said) for said in refused), refused
 
 
 @pytest.mark.slow
@@ -329,7 +332,10 @@ def test_a_lost_worker_ends_the_command(tmp_path):
     with start("finetune", *LONG, "--output", tmp_path / "run") as process:
         until_it_trains(tmp_path / "run", process)
         psutil.Process(process.pid).children()[0].kill()
-        said, _ = process.communicate(timeout=60)
+        try:
+            said, _ = process.communicate(timeout=300)
+        finally:
+            process.kill()
     assert process.returncode == 1, said
     assert re.search(r"error: a loader worker (\(process \d+\) )?was lost", said)
 
@@ -349,13 +355,13 @@ def test_sigterm_to_torchrun_stops_all_ranks_at_one_step_with_a_whole_checkpoint
     with run("cut", *short) as process:
         until_it_trains(tmp_path / "cut", process)
         process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=90)
+        said, _ = process.communicate(timeout=300)
     steps = re.findall(r"stopped by .* after step (\d+) of 24; the state is saved", said)
     assert process.returncode == 1, said
     assert len(steps) == 2
     assert len(set(steps)) == 1, said
     for how in (run("cut", "--resume"), run("whole", *short)):
         with how as process:
-            said, _ = process.communicate(timeout=120)
+            said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
     assert_same_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
