@@ -155,7 +155,7 @@ def test_curves_in_a_browser_follow_the_run_and_its_end_brings_the_scores(server
         page.locator("#live.lost").wait_for()
         strangers = [url for url in watched.requests if not url.startswith((server.url, "data:"))]
     assert strangers == []
-    assert [text for text in watched.complaints if "ERR_CONNECTION_" not in text] == []
+    assert [text for text in watched.complaints if "net::ERR_" not in text] == []
 
 
 def test_control_c_ends_the_command_in_peace(run_dir):

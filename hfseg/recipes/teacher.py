@@ -120,7 +120,8 @@ def _open_cache(
     keep, count = config.distill.cache_classes, train.labels.num_labels
     if keep is not None and 2 * keep + 1 >= count:
         raise ConfigError(
-            f"`distill.cache_classes` saves nothing: {keep} take {2 * keep + 1} bytes a place, all {count} {count}",
+            f"`distill.cache_classes` saves nothing: {keep} take {2 * keep + 1} bytes a place, "
+            f"all {count} take {count}",
             hint="leave it out, or keep fewer",
         )
 
