@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,16 @@ class Watched:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+
+@contextmanager
+def quiet_page(browser, path: Path, picture: str, settings):
+    """Open a page from its file, and see at the end that it asked for nothing and complained of nothing."""
+    context = browser.new_context(**settings)
+    watched = Watched(context)
+    watched.page.goto(path.as_uri())
+    yield watched.page
+    watched.page.screenshot(path=artifact(picture), full_page=True)
+    context.close()
+    assert watched.complaints == []
+    assert [url for url in watched.requests if not url.startswith(("file:", "data:"))] == []

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from browser import Watched, artifact, open_browser
+from browser import open_browser, quiet_page
 from PIL import Image
 
 from hfseg.viz import write_comparison
@@ -88,14 +88,8 @@ def browser():
 @pytest.fixture
 def opened(browser, page_path, request):
     """Open the page, and see at the end that it asked for nothing and complained of nothing."""
-    context = browser.new_context(**getattr(request, "param", DESKTOP))
-    watched = Watched(context)
-    watched.page.goto(page_path.as_uri())
-    yield watched.page
-    watched.page.screenshot(path=artifact(f"{request.node.originalname}.png"), full_page=True)
-    context.close()
-    assert watched.complaints == []
-    assert [url for url in watched.requests if not url.startswith(("file:", "data:"))] == []
+    with quiet_page(browser, page_path, f"{request.node.originalname}.png", getattr(request, "param", DESKTOP)) as page:
+        yield page
 
 
 def column(page, number):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from transformers import CONFIG_MAPPING, PreTrainedConfig, ResNetConfig
 
 from hfseg.config import Config
 from hfseg.labels import LabelSpace
@@ -74,3 +75,10 @@ class EncoderConfig(Config):
         neighborhood.configure(planned.config, dilations=self.dilations, position_table=self.position_table, crop=crop)
         neighborhood.check_impl(planned.config, self.attention_impl)
         return Encoder(build_backbone(planned), planned.pixels, self.attention_impl)
+
+
+def opened_config(written: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig:
+    """Make the config of an encoder from what a model's config holds; a ResNet-50, as in UPerNet, from nothing."""
+    if written is None:
+        return ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
+    return CONFIG_MAPPING[written["model_type"]].from_dict(written) if isinstance(written, dict) else written

@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CONFIG_MAPPING, AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedModel, ResNetConfig
+from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hfseg.labels import IGNORE_INDEX, LabelSpace
 from hfseg.logits import resize_logits
-from hfseg.models.encoder import EncoderConfig
+from hfseg.models.encoder import EncoderConfig, opened_config
 from hfseg.models.segmenter import Segmenter
 from hfseg.models.sources import quiet
 
@@ -43,10 +43,7 @@ class FusionConfig(PreTrainedConfig):
     semantic_loss_ignore_index: int = IGNORE_INDEX
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.backbone_config is None:
-            self.backbone_config = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
-        elif isinstance(self.backbone_config, dict):
-            self.backbone_config = CONFIG_MAPPING[self.backbone_config["model_type"]].from_dict(self.backbone_config)
+        self.backbone_config = opened_config(self.backbone_config)
         super().__post_init__(**kwargs)
 
 

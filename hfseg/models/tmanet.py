@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, ResNetConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hfseg.labels import IGNORE_INDEX, LabelSpace
@@ -24,7 +24,7 @@ from hfseg.logits import resize_logits
 from hfseg.models.attention import AttentionConfig, Features, NonLocalConfig
 from hfseg.models.attention.layers import conv_norm
 from hfseg.models.dilation import DILATABLE, OWN_STRIDE, build_dilated
-from hfseg.models.encoder import EncoderConfig
+from hfseg.models.encoder import EncoderConfig, opened_config
 from hfseg.models.segmenter import Segmenter
 from hfseg.models.sources import quiet
 
@@ -58,10 +58,7 @@ class TmanetConfig(PreTrainedConfig):
     semantic_loss_ignore_index: int = IGNORE_INDEX
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if self.backbone_config is None:
-            self.backbone_config = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
-        elif isinstance(self.backbone_config, dict):
-            self.backbone_config = CONFIG_MAPPING[self.backbone_config["model_type"]].from_dict(self.backbone_config)
+        self.backbone_config = opened_config(self.backbone_config)
         self.attention = ATTENTION.validate_python(self.attention or NonLocalConfig()).model_dump(mode="json")
         super().__post_init__(**kwargs)
 
