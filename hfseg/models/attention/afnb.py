@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from hfseg.errors import ModelError
-from hfseg.models.attention.asymmetric import AsymmetricAttention
+from hfseg.models.attention.asymmetric import AsymmetricAttention, AsymmetricConfig
 from hfseg.models.attention.contract import AttentionBlockConfig, Extent, Features, Maps, TemporalAttention
 from hfseg.models.attention.layers import conv_norm, weights_in
 from hfseg.models.attention.pyramid import ANN_GRIDS
@@ -76,7 +76,7 @@ class Afnb(TemporalAttention):
         return attention.query_macs(n) + attention.read_macs(n, frames=frames) + n * weights_in(self.narrow)
 
 
-class AfnbConfig(AttentionBlockConfig):
+class AfnbConfig(AsymmetricConfig):
     """Asymmetric fusion non-local block: the last stage reads averages of the stage before it."""
 
     reads_low: ClassVar[bool] = True
@@ -87,14 +87,6 @@ class AfnbConfig(AttentionBlockConfig):
     """Width of the output."""
     narrow_kernel: Literal[1, 3] = 1
     """Side of the convolution that narrows the map after the fusion; 3 in ANN, which costs nine times as much."""
-    key_channels: PositiveInt = 256
-    """Width of queries and keys."""
-    value_channels: PositiveInt = 256
-    """Width of values."""
-    pool_sizes: tuple[PositiveInt, ...] = ANN_GRIDS
-    """Cells on a side of each grid of the pyramid."""
-    time_bins: PositiveInt | None = None
-    """Bins along time that frames are averaged to; unset gives each frame cells of its own."""
     include_current: bool = True
     """Whether the current frame's lower stage is read beside those in memory."""
 
@@ -108,10 +100,7 @@ class AfnbConfig(AttentionBlockConfig):
             in_channels,
             low_width(self, low_channels),
             self.channels,
-            key_channels=self.key_channels,
-            value_channels=self.value_channels,
-            grids=self.pool_sizes,
-            time_bins=self.time_bins,
+            **self.sizes,
             includes_current=self.include_current,
             narrow_kernel=self.narrow_kernel,
         )

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from hfseg.models.attention.asymmetric import AsymmetricAttention
-from hfseg.models.attention.contract import AttentionBlockConfig, Extent, Features, Maps, TemporalAttention
+from hfseg.models.attention.asymmetric import AsymmetricAttention, AsymmetricConfig
+from hfseg.models.attention.contract import Extent, Features, Maps, TemporalAttention
 from hfseg.models.attention.layers import conv_norm, weights_in
 from hfseg.models.attention.pyramid import ANN_GRIDS
 
@@ -77,7 +77,7 @@ class Apnb(TemporalAttention):
         return self.attention.read_macs(extent.places, frames=frames)
 
 
-class ApnbConfig(AttentionBlockConfig):
+class ApnbConfig(AsymmetricConfig):
     """Asymmetric pyramid non-local block: every place reads averages over boxes in space and time."""
 
     kind: Literal["apnb"] = "apnb"
@@ -86,14 +86,6 @@ class ApnbConfig(AttentionBlockConfig):
     """Width of the output, and of the map that is read with."""
     narrow_kernel: Literal[1, 3] = 1
     """Side of the convolution that narrows the map of every frame; 3 in ANN, which costs nine times as much."""
-    key_channels: PositiveInt = 256
-    """Width of queries and keys."""
-    value_channels: PositiveInt = 256
-    """Width of values."""
-    pool_sizes: tuple[PositiveInt, ...] = ANN_GRIDS
-    """Cells on a side of each grid of the pyramid."""
-    time_bins: PositiveInt | None = None
-    """Bins along time that frames are averaged to; unset gives each frame cells of its own."""
     include_current: bool = True
     """Whether the current frame is read beside those in memory."""
 
@@ -102,10 +94,7 @@ class ApnbConfig(AttentionBlockConfig):
         return Apnb(
             in_channels,
             self.channels,
-            key_channels=self.key_channels,
-            value_channels=self.value_channels,
-            grids=self.pool_sizes,
-            time_bins=self.time_bins,
+            **self.sizes,
             includes_current=self.include_current,
             narrow_kernel=self.narrow_kernel,
         )

@@ -6,15 +6,17 @@ starts at zero, dropout of whole channels at the end.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from hfseg.models.attention.attend import Attend, tokens
-from hfseg.models.attention.contract import Maps, SpecialStart
+from hfseg.models.attention.contract import AttentionBlockConfig, Maps, SpecialStart
 from hfseg.models.attention.layers import conv_norm, weights_in
-from hfseg.models.attention.pyramid import bin_frames, cells, sample
+from hfseg.models.attention.pyramid import ANN_GRIDS, bin_frames, cells, sample
 
 DROPOUT = 0.05
 
@@ -92,3 +94,26 @@ class AsymmetricAttention(SpecialStart):
         """Count those of what follows it: n t S (ck + cv) and n [cv C + 2 C^2]."""
         kept = frames if self.time_bins is None else min(frames, self.time_bins)
         return places * (kept * cells(self.grids) * self.width + weights_in(self.context, self.fuse))
+
+
+class AsymmetricConfig(AttentionBlockConfig):
+    """What the blocks made of asymmetric attention have in common."""
+
+    key_channels: PositiveInt = 256
+    """Width of queries and keys."""
+    value_channels: PositiveInt = 256
+    """Width of values."""
+    pool_sizes: tuple[PositiveInt, ...] = ANN_GRIDS
+    """Cells on a side of each grid of the pyramid."""
+    time_bins: PositiveInt | None = None
+    """Bins along time that frames are averaged to; unset gives each frame cells of its own."""
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """These settings, as the blocks take them."""
+        return {
+            "key_channels": self.key_channels,
+            "value_channels": self.value_channels,
+            "grids": self.pool_sizes,
+            "time_bins": self.time_bins,
+        }
