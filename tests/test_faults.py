@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from multiprocessing import active_children
@@ -230,6 +231,16 @@ def test_a_pass_that_is_left_takes_a_stopped_worker_with_it():
     psutil.Process(worker.pid).suspend()
     source.close()
     assert worker.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_pass_that_nobody_ended_may_be_collected_in_any_thread(is_stopped):
+    source, worker = reading(made())
+    if is_stopped:
+        psutil.Process(worker.pid).suspend()
+    with ThreadPoolExecutor(1) as other:
+        other.submit(source.close).result(60)
+    assert not worker.is_alive()
 
 
 def test_a_process_that_ends_in_an_error_does_not_wait_for_a_stopped_worker():

@@ -124,11 +124,25 @@ def lost_workers_told(workers: Sequence[BaseProcess] = ()) -> Iterator[None]:
 
 def _end(workers: Sequence[BaseProcess]) -> None:
     """Kill those that are left: torch only asks them to end, and Python waits for that without end."""
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's raises for each one that is killed
-    try:
+    with _deaths_unseen():
         for worker in workers:
             worker.kill()
             worker.join()
+
+
+@contextmanager
+def _deaths_unseen() -> Iterator[None]:
+    """Set aside torch's handler, which raises for each worker that is killed, where this thread may do so.
+
+    Only the main thread may. A pass that nobody ended is ended wherever Python collects it, in any thread; torch has
+    let go of its workers by then.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGCHLD, handler)
 
