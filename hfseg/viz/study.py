@@ -16,7 +16,7 @@ from hfseg.labels import LabelSpace
 from hfseg.viz import study_text
 from hfseg.viz.facts import Fact, Score
 from hfseg.viz.html import Plot, plot, render_page
-from hfseg.viz.numbers import count, percent, points, short_count
+from hfseg.viz.numbers import count, percent, points, short_count, three_digits
 from hfseg.viz.paint import class_map
 from hfseg.viz.study_cells import BENEATH, Comparison, Member, cells, columns, has_own_frames, mean_over_runs, sort_keys
 from hfseg.viz.study_csv import classes_csv, members_csv, pairs_csv
@@ -131,7 +131,7 @@ def _tiles(members: Sequence[Member]) -> list[Score]:
         first = timed[order[0]]
         alike = [name for name in order if timed[name]["lower_ms"] <= first["upper_ms"]]
         title = "Quickest" if key == "latency" else "Quickest, a frame"
-        tiles.append(Score(title, f"{first['median_ms']:.3g} ms", _alike(alike)))
+        tiles.append(Score(title, f"{three_digits(first['median_ms'])} ms", _alike(alike)))
     by_frame = members if any(map(has_own_frames, members)) else []
     for title, sizes in {
         "Fewest MACs, a frame": {m["name"]: m["frame_macs"] for m in by_frame if m.get("frame_macs")},

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hfseg.viz.numbers import percent, short_count, span
+from hfseg.viz.numbers import percent, short_count, span, three_digits
 
 Comparison = Mapping[str, Any]
 """What `compare.json` holds."""
@@ -39,10 +39,10 @@ def cells(member: Member) -> dict[str, str]:
         "MACs": _macs(member, "macs"),
         "frame MACs": _macs(member, "frame_macs") if has_own_frames(member) else "",
         **_time_cells(member),
-        "frames/s": _rounded(member["frames_per_s"]) if member.get("frames_per_s") else "",
+        "frames/s": three_digits(member["frames_per_s"]) if member.get("frames_per_s") else "",
         "memory": f"{member['memory_mb']:.0f} MiB" if member.get("memory_mb") else "",
         "energy": f"{member['joules']:.3g} J" if member.get("joules") is not None else "",
-        "images/s": f"{speed:.1f}" if speed else "",
+        "images/s": three_digits(speed) if speed else "",
         "training memory": f"{peak:.0f} MiB" if peak else "",
     }
 
@@ -62,7 +62,7 @@ def _time_cells(member: Member) -> dict[str, str]:
     times = member.get("latency")
     if not times:
         return {"latency": "", "quartiles": ""}
-    median, lower, upper = (_rounded(times[key]) for key in ("median_ms", "lower_ms", "upper_ms"))
+    median, lower, upper = (three_digits(times[key]) for key in ("median_ms", "lower_ms", "upper_ms"))
     return {"latency": f"{median} ms", "quartiles": f"{lower} to {upper}"}
 
 
@@ -98,11 +98,6 @@ def mean_over_runs(member: Member, key: str) -> float | None:
     """Average a fact over the runs that recorded it."""
     values = [run[key] for run in member["runs"] if run.get(key) is not None]
     return sum(values) / len(values) if values else None
-
-
-def _rounded(number: float) -> str:
-    """Write a number in three digits, or as a whole one with commas between thousands."""
-    return f"{number:#.3g}".rstrip(".") if number < 999.5 else f"{number:,.0f}"
 
 
 def _macs(member: Member, key: str) -> str:

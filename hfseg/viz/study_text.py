@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hfseg.viz.numbers import count, percent, points, short_count
+from hfseg.viz.numbers import count, percent, points, short_count, three_digits
 from hfseg.viz.study_cells import COLUMNS, Comparison, Member, cells, columns
 from hfseg.viz.tables import plain_table
 
@@ -155,11 +155,11 @@ def _cheapest(comparison: Comparison) -> str:
     """Say which members multiply least and which are quickest, frame by frame."""
     found = [member for member in comparison["members"] if member.get("frames_per_s")]
     fewest, quickest = min(found, key=lambda m: m["frame_macs"]), max(found, key=lambda m: m["frames_per_s"])
-    size = " x ".join(map(str, comparison["cost"]["output"]))
+    size, device = " x ".join(map(str, comparison["cost"]["output"])), comparison["cost"]["device"]
     return (
         f"For a frame of a video of {size} pixels, {fewest['name']} multiplies least "
         f"({short_count(fewest['frame_macs'])} MACs) and {quickest['name']} is quickest "
-        f"({quickest['frames_per_s']:.3g} frames/s on {comparison['cost']['device']}), of {len(found)} members."
+        f"({three_digits(quickest['frames_per_s'])} frames/s on {device}), of {len(found)} members."
     )
 
 
