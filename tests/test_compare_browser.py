@@ -11,6 +11,7 @@ from PIL import Image
 from hfseg.viz import write_comparison
 
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+LAPTOP = {"viewport": {"width": 1200, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 NAMES = [
     f"{decoder}-{encoder}" for decoder in ("upernet", "fusion") for encoder in ("nat", "dinat", "swin", "mit-b0", "<b>")
@@ -28,7 +29,9 @@ def made_up(folder):
             "runs": [{"seed": 0, "images_per_s": 10.0, "train_seconds": 60.0, "train_memory_mb": 900.0, "device": "cpu",
                       "parameters": 10**6 * (place + 3), "trainable": 10**6}],
             "macs": 10**9 * (12 - place), "uncounted": ["x.y"] if place == 3 else [], "memory_mb": 30.0,
-            "latency": {"median_ms": 50.0 - 4 * place, "lower_ms": 49.0 - 4 * place, "upper_ms": 51.0 - 4 * place},
+            "latency": {"median_ms": 5000.0 - 4 * place, "lower_ms": 4999.0 - 4 * place, "upper_ms": 5001.0 - 4 * place},
+            "memory_frames": 4, "frame_macs": 10**8 * (12 - place), "frames_per_s": 3.21, "joules": 1.23,
+            "frame_latency": {"median_ms": 311.0, "lower_ms": 310.0, "upper_ms": 312.0},
         }
         for place, (name, iou) in enumerate(ious.items())
     ]  # fmt: skip
@@ -57,7 +60,7 @@ def made_up(folder):
         {"name": "<script>alert(1)</script>", "color": [0, 0, 142], "label_pixels": 0, "winner": None},
     ]
     cost = {"device": "cpu, 1 thread", "dtype": "float32", "batch_size": 1, "input": [72, 96], "output": [360, 480],
-            "warm_up": 3, "rounds": 20, "macs_method": "counted", "memory_method": "measured", "energy_method": None}  # fmt: skip
+            "warm_up": 3, "rounds": 20, "frame_protocol": "whole image", "macs_method": "counted", "memory_method": "measured", "energy_method": None}  # fmt: skip
     for number in (1, 2):
         target = folder / "pictures" / f"street-{number}"
         target.mkdir(parents=True)
@@ -110,6 +113,14 @@ def test_the_page_answers_first_and_escapes_what_comes_from_files(opened):
     assert "ended by SIGKILL" in opened.locator(".notice").inner_text()
     assert opened.locator("text=<script>alert(1)</script>").count() >= 1
     assert "9 G or more" in opened.locator("table.dense").inner_text().replace("9.00", "9")
+
+
+@pytest.mark.parametrize("opened", [LAPTOP], indirect=True)
+def test_all_columns_of_the_members_fit_a_laptop(opened):
+    room = opened.locator("#members ~ .scroll")
+    assert room.evaluate("room => room.scrollWidth <= room.clientWidth")
+    titles = opened.locator("table.dense thead").inner_text()
+    assert all(title in titles for title in ("interval", "frame MACs", "frames/s", "energy", "training memory"))
 
 
 @pytest.mark.parametrize("opened", [PHONE], indirect=True)

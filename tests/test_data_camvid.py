@@ -65,7 +65,7 @@ def test_lists_say_the_parts_of_camvid(tmp_path):
 
 def test_camvid_that_is_not_there_or_not_itself_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"no CamVid in .*: found neither train and trainannot"):
-        CamvidConfig(data_dir=tmp_path).labels()
+        CamvidConfig(data_dir=tmp_path).open("train")
     root = painted_camvid(tmp_path)
     for folder, ending in (("701_StillsRaw_full", ""), ("LabeledApproved_full", "_L")):
         (root / folder / f"0016E5_07959{ending}.png").rename(root / folder / f"night_00001{ending}.png")
@@ -73,7 +73,13 @@ def test_camvid_that_is_not_there_or_not_itself_is_an_error(tmp_path):
         CamvidConfig(data_dir=root).open("train")
     shutil.rmtree(root / "LabeledApproved_full")
     with pytest.raises(DataError, match="nor LabeledApproved_full"):
-        CamvidConfig(data_dir=root).labels()
+        CamvidConfig(data_dir=root).open("train")
+
+
+@pytest.mark.parametrize("classes", [11, 12, 32])
+def test_the_classes_of_camvid_are_known_without_its_files(tmp_path, classes):
+    names = CamvidConfig(data_dir=painted_camvid(tmp_path / "there"), classes=classes).labels().names
+    assert CamvidConfig(data_dir=tmp_path / "nowhere", classes=classes).labels().names == names
 
 
 def test_the_frames_of_camvid_fall_into_the_parts_of_segnet():

@@ -25,6 +25,9 @@ from hfseg.cli.options import (
 )
 from hfseg.errors import ConfigError
 
+UNUSED_BY_COSTS = ("loss", "epochs", "steps", "batch_size", "lr")
+"""Options of a recipe that change nothing about what a model costs."""
+
 
 @dataclass(frozen=True)
 class MemberOptions:
@@ -82,10 +85,15 @@ def compare(
         Path | None, option("--output", "-o", panel=RUN, help="Folder of the study (default: runs/compare)")
     ] = None,
     resume: Annotated[bool, option("--resume", panel=RUN, help="Go on with the study in --output.")] = False,
+    costs: Annotated[
+        bool, option("--costs", panel=RUN, help="Only what members cost: random weights, no training, no images.")
+    ] = False,
 ) -> None:
     """Compare encoders and heads by one recipe: scores with intervals and verdicts, cost, one table and one page."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read with torch; else its profiler says that it starts
     named = _members(members, is_free=recipe.config is None)
+    if costs:
+        _check_costs(recipe, {"RUNS": runs, "--seeds": members.seeds, "--split": split, "--launcher": launcher})
     path = _study_path(members.study, output if resume else None)
     trains = bool(named) or path is not None
     base = _base(recipe, data, protocol, run, path=path, trains=trains, has_members=bool(named))
@@ -98,6 +106,7 @@ def compare(
             "runs": [str(path) for path in runs or ()] or None,
             "split": split,
             "launcher": launcher,
+            "costs_only": costs or None,
             "output": None if output is None else str(output),
             "runtime.cpu": run.cpu or None,
         }
@@ -111,6 +120,20 @@ def compare(
     say(f"page: {result.page}")
     if result.has_failures:
         raise typer.Exit(1)
+
+
+def _check_costs(recipe: RecipeOptions, others: Flags) -> None:
+    """Refuse, beside --costs, what only training and scoring would use.
+
+    Raises:
+        ConfigError: it was given; names it.
+    """
+    training = {f"--{name.replace('_', '-')}": getattr(recipe, name) for name in UNUSED_BY_COSTS}
+    found = list(given(training | others))
+    if found:
+        raise ConfigError(
+            f"--costs trains and scores nothing: got {', '.join(found)} as well", hint="leave them out, or --costs"
+        )
 
 
 def _base(

@@ -43,15 +43,13 @@ class CamvidConfig(ClipSettings):
     which only the painted masks tell apart."""
 
     def labels(self) -> LabelSpace:
-        """Give the classes, or what they are merged into.
+        """Give the classes, or what they are merged into; where the data is not there, those of the painted masks.
 
         Raises:
-            DataError: the data is not where it was said to be, or the masks do not tell 32 classes apart.
+            DataError: the masks do not tell 32 classes apart.
         """
         painted = self._indexed_folders() is None
-        if painted:
-            self._check_painted()
-        elif self.classes == 32:
+        if not painted and self.classes == 32:
             raise DataError(
                 f"the masks in `{self.data_dir}` hold SegNet's 11 classes and void: got data.classes=32",
                 hint="set data.classes to 11 or 12, or take the original 701_StillsRaw_full and LabeledApproved_full",
@@ -66,6 +64,8 @@ class CamvidConfig(ClipSettings):
         """
         labels = self.labels()
         folders = self._indexed_folders()
+        if folders is None:
+            self._check_painted()
         table = self._painted(split) if folders is None else self._indexed(split, *folders)
         official("camvid").compare_size(split, len(table))
         return TableDataset(

@@ -34,12 +34,21 @@ class CostConfig(Config):
 
     batch_size: PositiveInt = 1
     """Images that are predicted at once."""
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Pixels of the image that is shown, of noise: one number for a square, or [height, width]. Where it is not given,
+    the first image of the data is shown, or noise of the training crop's size where costs alone are measured."""
     warm_up: NonNegativeInt = 3
     """Rounds that are not counted."""
     rounds: PositiveInt = 20
     """Rounds that are counted: the median and the quartiles are of as many predictions."""
     energy_s: PositiveInt = 3
     """Seconds of predictions over which energy is measured, where the device has a counter."""
+
+    @property
+    def noise_size(self) -> tuple[int, int] | None:
+        """Height and width of the image of noise, where one is asked for."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,16 @@ class SlideConfig(KeptRatio):
 ProtocolConfig = Annotated[WholeConfig | SquashConfig | SlideConfig, Field(discriminator="kind")]
 
 
+def shown_once(protocol: ProtocolConfig) -> WholeConfig | SquashConfig:
+    """Give the protocol that shows images whole and once, at the size at which this one shows them at scale 1.
+
+    So a frame of a video is shown to a model that remembers it: windows and views would each need a memory.
+    """
+    if isinstance(protocol, SlideConfig):
+        return WholeConfig(short_side=protocol.short_side)
+    return protocol.model_copy(update={"scales": (1.0,), "flip": False})
+
+
 def resize_pixels(
     pixel_values: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"], size: tuple[int, int]
 ) -> UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h2 w2"]:

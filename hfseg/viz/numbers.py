@@ -38,6 +38,11 @@ def short_count(number: int) -> str:
     return str(number)
 
 
+def three_digits(number: float) -> str:
+    """Write a number in three digits, from 1,000 on as a whole one with commas: 0.609, 12.0, 3,480."""
+    return f"{number:#.3g}".rstrip(".") if number < 999.5 else f"{number:,.0f}"
+
+
 def score_word(row: Mapping[str, Any], key: str) -> str:
     """Write a score of one class of `metrics.json`: percent, or the word that says why there is none."""
     return percent(row[key], missing="undefined" if row["state"] == OK else row["state"])

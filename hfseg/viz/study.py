@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from hfseg.labels import LabelSpace
 from hfseg.viz import study_text
 from hfseg.viz.facts import Fact, Score
 from hfseg.viz.html import Plot, plot, render_page
-from hfseg.viz.numbers import count, percent, points, short_count
+from hfseg.viz.numbers import count, percent, points, short_count, three_digits
 from hfseg.viz.paint import class_map
+from hfseg.viz.study_cells import BENEATH, Comparison, Member, cells, columns, has_own_frames, mean_over_runs, sort_keys
 from hfseg.viz.study_csv import classes_csv, members_csv, pairs_csv
 from hfseg.viz.study_figures import accuracy_against
-from hfseg.viz.study_text import Comparison, ranked, verdict
+from hfseg.viz.study_text import is_scored, ranked, verdict
 from hfseg.viz.style import write_png
 
 PICTURE_BYTES = 3_500_000
@@ -42,12 +43,14 @@ class Panel:
 def write_comparison(folder: Path) -> Path:
     """Write page, CSV tables and plots of a comparison from its `compare.json`, and give the page's path."""
     comparison = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
-    tables = {"compare": members_csv, "pairs": pairs_csv, "classes": classes_csv}
+    tables = {"compare": members_csv}
+    if is_scored(comparison):
+        tables |= {"pairs": pairs_csv, "classes": classes_csv}
     for name, table in tables.items():
         (folder / f"{name}.csv").write_text(table(comparison), encoding="utf-8")
     figures = _figures(comparison)
-    (folder / "plots").mkdir(exist_ok=True)
     for name, figure in figures.items():
+        (folder / "plots").mkdir(exist_ok=True)
         write_png(figure, folder / "plots" / f"{name}.png")
     page = folder / "compare.html"
     unfinished = page.with_suffix(".tmp")
@@ -59,7 +62,7 @@ def write_comparison(folder: Path) -> Path:
 
 def render(comparison: Comparison, plots: Sequence[Plot], folder: Path) -> str:
     """Write the page as HTML."""
-    members = ranked(comparison)
+    members, shown = ranked(comparison), columns(comparison)
     scored = [member for member in members if member["mean_iou"] is not None]
     return render_page(
         "compare.html.j2",
@@ -68,10 +71,10 @@ def render(comparison: Comparison, plots: Sequence[Plot], folder: Path) -> str:
         answer=study_text.answer(comparison),
         notes=study_text.notes(comparison),
         failures=study_text.failures(comparison),
-        tiles=_tiles(scored),
+        tiles=_tiles(scored or members),
         plots=plots,
-        rows=[_row(member, study_text.columns(comparison)) for member in members],
-        columns=study_text.columns(comparison),
+        rows=[_row(member, shown) for member in members],
+        columns=_grouped(shown),
         matrix=_matrix(comparison, [member["name"] for member in scored]),
         names=[member["name"] for member in scored],
         classes=[_class_row(row, k, scored) for k, row in enumerate(comparison["classes"])],
@@ -84,36 +87,60 @@ def render(comparison: Comparison, plots: Sequence[Plot], folder: Path) -> str:
 
 
 def _figures(comparison: Comparison) -> dict[str, Any]:
-    """Draw mIoU against what was measured."""
+    """Draw mIoU against what was measured: frame by frame where members are made for videos, else image by image."""
     scored = [member for member in ranked(comparison) if member["mean_iou"] is not None]
+    if not scored:
+        return {}
     cost, leaders = comparison["cost"], study_text.leaders(comparison)
-    size = " x ".join(map(str, cost["input"]))
-    axes = {
-        "latency": (lambda m: m["latency"]["median_ms"], "latency", f"ms an image, {cost['device']}, {size} px"),
-        "macs": (lambda m: m["macs"] / 1e9, "macs", f"10⁹ MACs an image of {size} px"),
+    axes: dict[str, tuple[str, Callable[[Member], float], str]] = {
+        "latency": ("latency", lambda m: m["latency"]["median_ms"], f"ms an image, {_where(cost, 'input')}"),
+        "macs": ("macs", lambda m: m["macs"] / 1e9, f"10⁹ MACs an image of {_size(cost, 'input')}"),
     }
+    if any(member.get("memory_frames") for member in scored):
+        axes = {
+            "frames": (
+                "frame_latency",
+                lambda m: m["frame_latency"]["median_ms"],
+                f"ms a frame of a video, {_where(cost, 'output')}",
+            ),
+            "frame-macs": ("frame_macs", lambda m: m["frame_macs"] / 1e9, "10⁹ MACs a frame of a video"),
+        }
     return {
         name: accuracy_against(kept, [read(member) for member in kept], leaders=leaders, what=what)
-        for name, (read, key, what) in axes.items()
+        for name, (key, read, what) in axes.items()
         if (kept := [member for member in scored if member.get(key)])
     }
 
 
-def _tiles(scored: Sequence[Mapping[str, Any]]) -> list[Score]:
-    """Name the extremes: highest mIoU, quickest, fewest parameters."""
-    top = scored[0]
-    tiles = [Score("Highest mIoU", percent(top["mean_iou"]), top["name"])]
-    timed = {member["name"]: member["latency"] for member in scored if member.get("latency")}
+def _where(cost: Mapping[str, Any], side: str) -> str:
+    return f"{cost['device']}, {_size(cost, side)}"
+
+
+def _size(cost: Mapping[str, Any], side: str) -> str:
+    return f"{' x '.join(map(str, cost[side]))} px"
+
+
+def _tiles(members: Sequence[Member]) -> list[Score]:
+    """Name the extremes: highest mIoU where there are scores, quickest, fewest parameters."""
+    top = members[0]
+    tiles = [] if top["mean_iou"] is None else [Score("Highest mIoU", percent(top["mean_iou"]), top["name"])]
+    key = "frame_latency" if any(member.get("memory_frames") for member in members) else "latency"
+    timed = {member["name"]: member[key] for member in members if member.get(key)}
     if timed:
         order = sorted(timed, key=lambda name: timed[name]["median_ms"])
         first = timed[order[0]]
         alike = [name for name in order if timed[name]["lower_ms"] <= first["upper_ms"]]
-        tiles.append(Score("Quickest", f"{first['median_ms']:.3g} ms", _alike(alike)))
-    sizes = {m["name"]: size for m in scored if (size := study_text.mean_over_runs(m, "parameters"))}
-    if sizes:
-        smallest = min(sizes.values())
-        names = [name for name, size in sizes.items() if size == smallest]
-        tiles.append(Score("Fewest parameters", short_count(round(smallest)), _alike(names)))
+        title = "Quickest" if key == "latency" else "Quickest, a frame"
+        tiles.append(Score(title, f"{three_digits(first['median_ms'])} ms", _alike(alike)))
+    by_frame = members if any(map(has_own_frames, members)) else []
+    for title, sizes in {
+        "Fewest MACs, a frame": {m["name"]: m["frame_macs"] for m in by_frame if m.get("frame_macs")},
+        "Fewest parameters": {m["name"]: size for m in members if (size := mean_over_runs(m, "parameters"))},
+    }.items():
+        if sizes:
+            smallest = min(sizes.values())
+            names = [name for name, size in sizes.items() if size == smallest]
+            tiles.append(Score(title, short_count(round(smallest)), _alike(names)))
     return tiles
 
 
@@ -122,27 +149,17 @@ def _alike(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{study_text.listed(names)} alike"
 
 
-def _row(member: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """Give the cells of a member, and the numbers by which they are sorted."""
-    latency = (member.get("latency") or {}).get("median_ms", -1)
-    mean = study_text.mean_over_runs
-    keys = {
-        "member": member["name"],
-        "mIoU": -1 if member["mean_iou"] is None else member["mean_iou"],
-        "interval": (member.get("interval") or [-1])[0],
-        "seeds": len(member.get("seeds", ())),
-        "accuracy": member.get("overall_accuracy") or -1,
-        "parameters": mean(member, "parameters") or -1,
-        "trained": mean(member, "trainable") or -1,
-        "MACs": member.get("macs") or -1,
-        "latency": latency,
-        "memory": member.get("memory_mb") or -1,
-        "energy": member.get("joules", -1),
-        "images/s": mean(member, "images_per_s") or -1,
-        "training memory": mean(member, "train_memory_mb") or -1,
-    }
-    texts = study_text.cells(member)
-    return {"failed": member["mean_iou"] is None, "cells": [(keys[name], texts[name]) for name in columns]}
+def _grouped(shown: Sequence[str]) -> list[tuple[str, str]]:
+    """Give the columns of the page, each with the one that is its second line, if any."""
+    beneath = {BENEATH[name]: name for name in shown if name in BENEATH}
+    return [(name, beneath.get(name, "")) for name in shown if name not in BENEATH]
+
+
+def _row(member: Member, shown: Sequence[str]) -> dict[str, Any]:
+    """Give the cells of a member, two lines each, and the numbers by which they are sorted."""
+    keys, texts = sort_keys(member), cells(member)
+    found = [(keys[name], texts[name], texts.get(beneath, "")) for name, beneath in _grouped(shown)]
+    return {"failed": bool(member["error"]) and member["mean_iou"] is None, "cells": found}
 
 
 def _matrix(comparison: Comparison, names: Sequence[str]) -> list[list[dict[str, str] | None]]:
@@ -178,6 +195,8 @@ def _class_row(row: Mapping[str, Any], k: int, scored: Sequence[Mapping[str, Any
 
 def _pictures(comparison: Comparison, folder: Path, names: Sequence[str]) -> list[tuple[str, list[Panel]]]:
     """Set image, labels and every prediction of each picture side by side, as wide as the room for all allows."""
+    if not comparison["pictures"]:
+        return []
     rows = comparison["classes"]
     space = LabelSpace.from_names([row["name"] for row in rows], palette=[row["color"] for row in rows])
     files = {"image": "image.jpg", "labels": "labels.png"} | {name: f"member-{name}.png" for name in names}

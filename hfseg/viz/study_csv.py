@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hfseg.viz.study_text import Comparison, Member, mean_over_runs, ranked
+from hfseg.viz.study_cells import Comparison, Member, mean_over_runs
+from hfseg.viz.study_text import ranked
 from hfseg.viz.tables import csv_text
 
 
@@ -11,9 +12,9 @@ def members_csv(comparison: Comparison) -> str:
     """Write a row for each member; shares in %, empty where something was not found."""
     header = (
         "member", "mean_iou_percent", "low_percent", "high_percent", "seed_spread_percent", "seeds",
-        "pixel_accuracy_percent", "parameters", "trainable", "macs", "latency_ms", "latency_lower_ms",
-        "latency_upper_ms", "inference_memory_mib", "training_memory_mib", "training_images_per_s", "training_s",
-        "joules_per_image", "error",
+        "pixel_accuracy_percent", "parameters", "trainable", "macs", "frame_macs", "latency_ms", "latency_lower_ms",
+        "latency_upper_ms", "frames_per_s", "inference_memory_mib", "training_memory_mib", "training_images_per_s",
+        "training_s", "joules_per_image", "error",
     )  # fmt: skip
     return csv_text(header, [_csv_row(member) for member in ranked(comparison)])
 
@@ -47,7 +48,8 @@ def _csv_row(member: Member) -> Sequence[Any]:
         member["name"], _share(member["mean_iou"]), *map(_share, interval), _share(member.get("spread")),
         " ".join(str(seed) for seed in member.get("seeds", ())), _share(member.get("overall_accuracy")),
         _first(runs, "parameters"), _first(runs, "trainable"), member.get("macs", ""),
-        *(times.get(key, "") for key in ("median_ms", "lower_ms", "upper_ms")), member.get("memory_mb", ""),
+        member.get("frame_macs", ""), *(times.get(key, "") for key in ("median_ms", "lower_ms", "upper_ms")),
+        member.get("frames_per_s", ""), member.get("memory_mb", ""),
         *(mean_over_runs(member, key) or "" for key in ("train_memory_mb", "images_per_s", "train_seconds")),
         member.get("joules", ""), member["error"] or "",
     )  # fmt: skip

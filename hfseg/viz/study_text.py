@@ -1,27 +1,26 @@
 """What a comparison says, in words and as a table for a terminal."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from hfseg.viz.numbers import count, percent, points, short_count, span
+from hfseg.viz.numbers import count, percent, points, short_count, three_digits
+from hfseg.viz.study_cells import COLUMNS, Comparison, Member, cells, columns
 from hfseg.viz.tables import plain_table
 
-Comparison = Mapping[str, Any]
-"""What `compare.json` holds."""
-Member = Mapping[str, Any]
 TIED = "not distinguishable"
 MAX_NAMED = 4
 """Members that are named in a sentence; more are counted."""
 NOT_REPORTED = "not reported"
-COLUMNS = (
-    "member", "mIoU", "interval", "seeds", "accuracy", "parameters", "trained", "MACs", "latency", "memory", "energy",
-    "images/s", "training memory",
-)  # fmt: skip
-"""What there can be for a member; a column that nobody has is left out, and `notes` say so."""
+SCORED = ("mIoU", "interval", "seeds", "accuracy", "images/s", "training memory")
+"""Columns that only members which were trained and scored can have."""
+
+
+def is_scored(comparison: Comparison) -> bool:
+    """Tell whether there are scores, or costs alone."""
+    return any(member["mean_iou"] is not None for member in comparison["members"])
 
 
 def ranked(comparison: Comparison) -> list[Member]:
-    """Order members by mIoU, the highest first; those without scores last."""
+    """Order members by mIoU, the highest first; those without scores last, in the order of the study."""
     return sorted(
         comparison["members"],
         key=lambda member: -1.0 if member["mean_iou"] is None else member["mean_iou"],
@@ -47,7 +46,9 @@ def leaders(comparison: Comparison) -> list[str]:
 
 
 def heading(comparison: Comparison) -> str:
-    """Say in a few words which member is best."""
+    """Say in a few words which member is best; or what the page is about, where nothing was scored."""
+    if not is_scored(comparison):
+        return f"What {len(comparison['members'])} members cost"
     first, *tied = leaders(comparison)
     if len([member for member in comparison["members"] if member["mean_iou"] is not None]) == 1:
         return f"{first} has nothing to be compared with"
@@ -55,7 +56,9 @@ def heading(comparison: Comparison) -> str:
 
 
 def answer(comparison: Comparison) -> str:
-    """Say in one sentence which member is best, and what cannot be told apart."""
+    """Say in one sentence which member is best, and what cannot be told apart; or, without scores, what costs least."""
+    if not is_scored(comparison):
+        return _cheapest(comparison)
     names = [member["name"] for member in ranked(comparison) if member["mean_iou"] is not None]
     first, *tied = leaders(comparison)
     beaten = [name for name in names if name not in (first, *tied)]
@@ -78,6 +81,8 @@ def answer(comparison: Comparison) -> str:
 
 def notes(comparison: Comparison) -> list[str]:
     """Say what the verdicts rest on, and what they leave open."""
+    if not is_scored(comparison):
+        return ["Random weights: nothing was trained, and nothing is said of accuracy.", *_lacking(comparison)]
     bootstrap, pairs = comparison["bootstrap"], len(comparison["pairs"])
     seeds = sorted({len(member["seeds"]) for member in comparison["members"] if member["mean_iou"] is not None})
     level = f"{100 * bootstrap['level']:g} %"
@@ -97,9 +102,7 @@ def notes(comparison: Comparison) -> list[str]:
             f"{seeds[0]} seeds say little about other seeds: what they add to the intervals is widened for it."
         )
     found.append("Images count as independent: of frames that resemble each other, the intervals are too narrow.")
-    lacking = [column for column in COLUMNS if column not in columns(comparison)]
-    if lacking:
-        found.append(f"Not reported by this device or these runs: {', '.join(lacking)}.")
+    found += _lacking(comparison)
     if pairs and pairs * 2 / (bootstrap["resamples"] + 1) >= 1 - bootstrap["level"]:
         found.append(
             "There are too few resamples for so many pairs: nothing could be distinguished (`bootstrap.resamples`)."
@@ -114,63 +117,28 @@ def failures(comparison: Comparison) -> list[str]:
 
 def conditions(comparison: Comparison) -> dict[str, str]:
     """Say how costs were measured, by what was measured."""
-    cost = comparison["cost"]
+    cost, shown = comparison["cost"], columns(comparison)
     size = " x ".join(map(str, cost["input"]))
     devices = sorted({run["device"] for member in comparison["members"] for run in member["runs"] if run.get("device")})
-    return {
-        "latency": f"{cost['device']}, {cost['dtype']}, batch {cost['batch_size']}, {size} pixels in, classes at "
-        f"{' x '.join(map(str, cost['output']))} out; median and quartiles of {cost['rounds']} rounds in which all "
-        f"members take turns, after {cost['warm_up']} to warm up",
-        "MACs": f"of one image as evaluated, {comparison['protocol']}; {cost['macs_method']}",
-        "memory": f"of a prediction, batch {cost['batch_size']}: {cost['memory_method']}; of training: the peak of the "
-        "process or GPU in log.jsonl",
+    remembering = [member["name"] for member in comparison["members"] if member.get("memory_frames")]
+    image = "one image, or one clip for members with memory," if remembering else "one image"
+    video = f"the next frame of a video, {cost.get('frame_protocol', 'whole image')}"
+    once = "; members with memory see each frame once and keep what they need of it" if remembering else ""
+    found = {
+        "latency": f"of {image} as evaluated; {cost['device']}, {cost['dtype']}, batch {cost['batch_size']}, {size} "
+        f"pixels in, classes at {' x '.join(map(str, cost['output']))} out; median and quartiles of "
+        f"{cost['rounds']} round{'s' * (cost['rounds'] > 1)} in which all members take "
+        f"turns, after {cost['warm_up']} to warm up",
+        "frames/s": f"from the median time of {video}{once}; measured as latency is",
+        "MACs": f"of {image} as evaluated, {comparison['protocol']}; {cost['macs_method']}",
+        "frame MACs": f"of {video}",
+        "memory": f"of a prediction as evaluated, batch {cost['batch_size']}: {cost['memory_method']}; of training: "
+        "the peak of the process or GPU in log.jsonl",
         "images/s": f"in training, median of log.jsonl; runs were made on {', '.join(devices) or 'unknown devices'}",
         "energy": cost["energy_method"] or f"{NOT_REPORTED} by this device",
         "parameters": "of the training model, auxiliary heads included",
     }
-
-
-def columns(comparison: Comparison) -> list[str]:
-    """Choose the columns that some member has something for."""
-    rows = [cells(member) for member in comparison["members"]]
-    return [name for name in COLUMNS if any(row[name] for row in rows)]
-
-
-def cells(member: Member) -> dict[str, str]:
-    """Write what a member's row shows, by column."""
-    facts: Mapping[str, Any] = next((run for run in member["runs"] if run.get("parameters")), {})
-    speed, peak = mean_over_runs(member, "images_per_s"), mean_over_runs(member, "train_memory_mb")
-    scored = member["mean_iou"] is not None
-    return {
-        "member": member["name"],
-        "mIoU": percent(member["mean_iou"]) if scored else "failed",
-        "interval": span(member["interval"]) if scored else "",
-        "seeds": f"{len(member['seeds']) if scored else 0}/{len(member['runs'])}",
-        "accuracy": percent(member["overall_accuracy"]) if scored else "",
-        "parameters": short_count(facts["parameters"]) if facts else "",
-        "trained": short_count(facts["trainable"]) if facts else "",
-        "MACs": macs_words(member),
-        "latency": latency_words(member),
-        "memory": f"{member['memory_mb']:.0f} MiB" if member.get("memory_mb") else "",
-        "energy": f"{member['joules']:.3g} J" if member.get("joules") is not None else "",
-        "images/s": f"{speed:.1f}" if speed else "",
-        "training memory": f"{peak:.0f} MiB" if peak else "",
-    }
-
-
-def macs_words(member: Member) -> str:
-    """Write multiply-accumulates, with a mark where operators were not counted."""
-    if member.get("macs") is None:
-        return ""
-    return short_count(member["macs"]) + (" or more" if member["uncounted"] else "")
-
-
-def latency_words(member: Member) -> str:
-    """Write the median and the quartiles in milliseconds."""
-    if member.get("latency") is None:
-        return ""
-    times = member["latency"]
-    return f"{times['median_ms']:.3g} ms ({times['lower_ms']:.3g} to {times['upper_ms']:.3g})"
+    return {name: words for name, words in found.items() if name in shown or name == "energy"}
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -183,10 +151,23 @@ def comparison_text(comparison: Comparison) -> str:
     return "\n".join([answer(comparison), "", table, "", *failed, *notes(comparison), *measured])
 
 
-def mean_over_runs(member: Member, key: str) -> float | None:
-    """Average a fact over the runs that recorded it."""
-    values = [run[key] for run in member["runs"] if run.get(key) is not None]
-    return sum(values) / len(values) if values else None
+def _cheapest(comparison: Comparison) -> str:
+    """Say which members multiply least and which are quickest, frame by frame."""
+    found = [member for member in comparison["members"] if member.get("frames_per_s")]
+    fewest, quickest = min(found, key=lambda m: m["frame_macs"]), max(found, key=lambda m: m["frames_per_s"])
+    size, device = " x ".join(map(str, comparison["cost"]["output"])), comparison["cost"]["device"]
+    return (
+        f"For a frame of a video of {size} pixels, {fewest['name']} multiplies least "
+        f"({short_count(fewest['frame_macs'])} MACs) and {quickest['name']} is quickest "
+        f"({three_digits(quickest['frames_per_s'])} frames/s on {device}), of {len(found)} members."
+    )
+
+
+def _lacking(comparison: Comparison) -> list[str]:
+    """Say which columns nobody has anything for."""
+    possible = [name for name in COLUMNS if name != "frame MACs" and (is_scored(comparison) or name not in SCORED)]
+    lacking = [name for name in possible if name not in columns(comparison)]
+    return [f"Not reported by this device or these runs: {', '.join(lacking)}."] if lacking else []
 
 
 def _beaten(names: Sequence[str]) -> str:

@@ -1,8 +1,9 @@
 """`hfseg compare`: the same recipe, data and seeds for several members, or finished runs; one table and one page."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +16,12 @@ from hfseg.engine.cost import CostConfig
 from hfseg.engine.inference import ProtocolConfig
 from hfseg.engine.runtime import DeviceConfig
 from hfseg.engine.stop import stop_on_signals
-from hfseg.errors import CheckpointError, DataError, RunFailed
+from hfseg.errors import CheckpointError, ConfigError, DataError, RunFailed
 from hfseg.metrics import BootstrapConfig
-from hfseg.recipes.compare.cost import Failures, draw_predictions, measure
+from hfseg.recipes.compare.cost import Failures, measure, noise
 from hfseg.recipes.compare.members import MemberProcesses, check_same
-from hfseg.recipes.compare.standings import compared
+from hfseg.recipes.compare.opened import draw_predictions, trained, untrained
+from hfseg.recipes.compare.standings import compared, unscored
 from hfseg.recipes.compare.study import PlannedRun, StudyConfig, check_comparable, runs_in
 from hfseg.recipes.console import say
 from hfseg.viz import comparison_text, write_comparison
@@ -42,6 +44,8 @@ class CompareConfig(Config):
     bootstrap: BootstrapConfig = BootstrapConfig(resamples=10_000)
     """How intervals are found; with many members the correction needs many resamples."""
     cost: CostConfig = CostConfig()
+    costs_only: bool = False
+    """Measure what members cost, from random weights: nothing is trained or scored, and images need not be there."""
     pictures: NonNegativeInt = 4
     """Images that all members predict for the page, spread evenly over the part."""
     launcher: str = ""
@@ -59,6 +63,12 @@ class CompareConfig(Config):
             )
         if self.launcher and not self.study.all_members():
             raise ValueError("`launcher` has no effect on finished runs: there is nothing to train")
+        if self.costs_only and (self.runs or self.launcher):
+            what = "finished runs" if self.runs else "`launcher`"
+            raise ValueError(
+                f"`costs_only` trains and scores nothing: got {what} as well\n\nhint: leave out `costs_only`; costs "
+                "stand beside scores in every comparison"
+            )
         return self
 
 
@@ -92,6 +102,15 @@ def run(config: CompareConfig, *, resume: bool = False) -> Result:
     planned = [*config.study.runs(config.output / "runs"), *runs_in(config.runs)]
     _check_names(planned)
     check_comparable(planned, ignore_protocol=config.protocol is not None)
+    if config.costs_only and resume:
+        raise ConfigError("`costs_only` begins nothing that could go on: got --resume", hint="give another --output")
+    comparison = _costs(config, planned) if config.costs_only else _scores_and_costs(config, planned, resume=resume)
+    write_file(config.output / "compare.json", json.dumps(comparison, indent=2))
+    return Result(comparison, write_comparison(config.output))
+
+
+def _scores_and_costs(config: CompareConfig, planned: list[PlannedRun], *, resume: bool) -> dict[str, Any]:
+    """Train, score and measure."""
     split, why = _split(config, planned[0])
     for run in planned:
         check_same(run)
@@ -104,9 +123,30 @@ def run(config: CompareConfig, *, resume: bool = False) -> Result:
         raise RunFailed("no member is left to compare: " + "; ".join(f"`{n}`: {e}" for n, e in failures.items()))
     facts = {"model": config.model, "split": split, "split_reason": why}
     comparison = compared(planned, scored, failures, config.bootstrap) | facts
-    comparison = _with_costs(config, comparison, list(scored), split)
-    write_file(config.output / "compare.json", json.dumps(comparison, indent=2))
-    return Result(comparison, write_comparison(config.output))
+    return _with_costs(config, comparison, _first_runs(scored), split)
+
+
+def _costs(config: CompareConfig, planned: list[PlannedRun]) -> dict[str, Any]:
+    """Measure every member as it is before training."""
+    data, augment = planned[0].config.data, planned[0].config.augment
+    protocol, labels = config.protocol or planned[0].config.protocol, data.labels()
+    _start(config, resume=False)
+    runs = _first_runs(planned)
+    models = {name: partial(untrained, run.config, labels) for name, run in runs.items()}
+    say(f"measuring {len(models)} models with random weights")
+    image = noise(config.cost.noise_size or augment.crop)
+    found = measure(models, protocol, image, config.cost, config.runtime.start())
+    if not found.opened:
+        raise RunFailed("no member could be measured: " + "; ".join(f"`{n}`: {e}" for n, e in found.failures.items()))
+    return unscored(planned, found) | {"data": {"kind": data.kind}, "protocol": protocol.to_text()}
+
+
+def _first_runs(runs: Iterable[PlannedRun]) -> dict[str, PlannedRun]:
+    """Give the first run of every member."""
+    first: dict[str, PlannedRun] = {}
+    for run in runs:
+        first.setdefault(run.member, run)
+    return first
 
 
 def _check_names(planned: list[PlannedRun]) -> None:
@@ -169,18 +209,16 @@ def _trained_and_scored(
 
 
 def _with_costs(
-    config: CompareConfig, comparison: dict[str, Any], scored: list[PlannedRun], split: Split
+    config: CompareConfig, comparison: dict[str, Any], runs: Mapping[str, PlannedRun], split: Split
 ) -> dict[str, Any]:
     """Add what each member costs, measured on its first run, and what it predicts."""
     runtime = config.runtime.start()
-    first: dict[str, PlannedRun] = {}
-    for run in scored:
-        first.setdefault(run.member, run)
-    protocol = config.protocol or scored[0].config.protocol
-    dataset = scored[0].config.data.open(split)
-    models = {name: run.folder / config.model for name, run in first.items()}
+    own = next(iter(runs.values())).config
+    protocol, dataset, size = config.protocol or own.protocol, own.data.open(split), config.cost.noise_size
+    image = next(iter(pick_samples(dataset, 1))).image if size is None else noise(size)
+    models = {name: partial(trained, run.folder / config.model) for name, run in runs.items()}
     say(f"measuring {len(models)} models")
-    found = measure(models, protocol, dataset, config.cost, runtime)
+    found = measure(models, protocol, image, config.cost, runtime)
     clips = dataset.clips(max((model.memory_frames for model in found.opened.values()), default=0))
     samples = pick_samples(clips, config.pictures)
     shown = draw_predictions(found.opened, samples, config.output / "pictures", dataset.labels)

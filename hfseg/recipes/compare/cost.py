@@ -1,6 +1,6 @@
-"""What the members of a comparison cost and see: all models on one device, shown the same images."""
+"""What the members of a comparison cost: all models on one device, shown the same image."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Integer
-from PIL import Image
-from torch import Tensor
+from jaxtyping import UInt8
 
-from hfseg.data import StreamDataset, TableDataset, model_input, pick_samples
+from hfseg.data import model_input
 from hfseg.engine.cost import (
     CPU_MEMORY_METHOD,
     CUDA_MEMORY_METHOD,
@@ -25,49 +23,22 @@ from hfseg.engine.cost import (
 )
 from hfseg.engine.energy import METHOD as ENERGY_METHOD
 from hfseg.engine.energy import counter_of, joules_per_call
-from hfseg.engine.inference import ProtocolConfig
+from hfseg.engine.inference import ProtocolConfig, shown_once
 from hfseg.engine.memory import out_of_memory_told
 from hfseg.engine.runtime import Runtime
 from hfseg.errors import HfsegError
-from hfseg.labels import LabelSpace
-from hfseg.models import Segmenter, open_model
+from hfseg.models import Segmenter
 from hfseg.models.ops import freely_chosen
 from hfseg.models.ops.cost import FORMULAS
-from hfseg.recipes.pictures import predict_images
-from hfseg.values import Clip, Sample
-from hfseg.viz import save_index_mask
+from hfseg.recipes.compare.opened import Opened
+from hfseg.viz.numbers import parameter_totals
 from hfseg.viz.run import read_run
 
 MIB = 2**20
 Failures = dict[str, str]
 """What went wrong, by member."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A member's model, and how it is shown images."""
-
-    segmenter: Segmenter
-    protocol: ProtocolConfig
-
-    @property
-    def memory_frames(self) -> int:
-        """How many frames before an image the model reads."""
-        return self.segmenter.memory_frames or 0
-
-    def call(self, pixel_values: Tensor, size: tuple[int, int]) -> Call:
-        """Give the prediction of a batch as it is evaluated: resizing, every view, and the class of every pixel.
-
-        A model with memory sees each image as the last frame of a clip of its length.
-        """
-        frames = 1 + self.memory_frames
-        seen = pixel_values if frames == 1 else pixel_values[:, None].expand(-1, frames, -1, -1, -1).contiguous()
-        return lambda: self.protocol.predict(self.segmenter, seen, size)
-
-    def predict(self, sample: Sample | Clip) -> Integer[np.ndarray, "h w"]:
-        """Predict an image, or the last frame of a clip that is at least as long as the model's memory."""
-        seen = sample.pixels[-1 - self.memory_frames :] if self.memory_frames else sample.image
-        return predict_images(self.segmenter, [seen], protocol=self.protocol)[0]
+Models = Mapping[str, Callable[[], Segmenter]]
+"""What opens the model of each member."""
 
 
 @dataclass(frozen=True)
@@ -81,68 +52,68 @@ class Measured:
 
 
 def measure(
-    models: Mapping[str, Path],
+    models: Models,
     protocol: ProtocolConfig,
-    dataset: TableDataset | StreamDataset,
+    image: UInt8[np.ndarray, "h w 3"],
     config: CostConfig,
     runtime: Runtime,
 ) -> Measured:
-    """Measure every model on the first image of a data set, at the size at which it is evaluated."""
-    image = next(iter(pick_samples(dataset, 1))).image
-    pixels = torch.from_numpy(model_input(image, short_side=protocol.loader_short_side).copy()).permute(2, 0, 1)[None]
-    size = (image.shape[0], image.shape[1])
-    batch = pixels.expand(config.batch_size, -1, -1, -1).contiguous().to(runtime.device)
+    """Measure every model on an image as it is evaluated, and on the next frame of a video of such images."""
     costs: dict[str, dict[str, Any]] = {}
     opened: dict[str, Opened] = {}
     failures: Failures = {}
-    for name, path in models.items():
+    for name, open_one in models.items():
         with _kept_apart(failures, name):
-            model = Opened(open_model(path)[0], protocol)
+            model = Opened(open_one(), protocol)
             with out_of_memory_told(model.segmenter, runtime.device), freely_chosen():
-                macs = count_macs(model.call(pixels, size), formulas=FORMULAS)
+                costs[name] = {"memory_frames": model.memory_frames, **_counted(model, image)}
                 model.segmenter.to(runtime.device)
-                memory = _weight_bytes(model.segmenter) + peak_bytes(model.call(batch, size), runtime.device)
-            costs[name] = {"macs": macs.total, "uncounted": list(macs.uncounted), "memory_mb": memory / MIB}
+                call = model.image_call(image, runtime.device, count=config.batch_size)
+                memory = _weight_bytes(model.segmenter) + peak_bytes(call, runtime.device)
+            costs[name]["memory_mb"] = memory / MIB
             opened[name] = model
-    counter = counter_of(runtime.device)
-    _add_times(
-        {name: model.call(batch, size) for name, model in opened.items()}, costs, config, runtime.device, counter
-    )
-    conditions = _conditions(config, batch, size, opened, runtime, counted=counter is not None)
-    return Measured(costs, conditions, opened, failures)
+    _add_times(opened, costs, image, config, runtime.device)
+    return Measured(costs, _conditions(config, image, protocol, opened, runtime), opened, failures)
+
+
+def noise(size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw an image of a height and width, the same at every call."""
+    return np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def _counted(model: Opened, image: UInt8[np.ndarray, "h w 3"]) -> dict[str, Any]:
+    """Count multiply-accumulates, on the CPU."""
+    cpu = torch.device("cpu")
+    seen = count_macs(model.image_call(image, cpu), formulas=FORMULAS)
+    frame = count_macs(model.frame_call(image, cpu), formulas=FORMULAS) if model.has_own_frames else seen
+    uncounted = sorted({*seen.uncounted, *frame.uncounted})
+    return {"macs": seen.total, "frame_macs": frame.total, "uncounted": uncounted}
 
 
 def _add_times(
-    calls: Mapping[str, Call],
+    opened: Mapping[str, Opened],
     costs: dict[str, dict[str, Any]],
+    image: UInt8[np.ndarray, "h w 3"],
     config: CostConfig,
     device: torch.device,
-    counter: Callable[[], float] | None,
 ) -> None:
     """Time all predictions by turns, and measure the energy of each where the device counts it."""
-    for name, latency in (latencies(calls, config, device) if calls else {}).items():
-        costs[name]["latency"] = latency.to_dict()
-    if counter is not None:
-        for name, call in calls.items():
+    if not opened:
+        return
+    count, counter = config.batch_size, counter_of(device)
+    calls = {name: model.image_call(image, device, count=count) for name, model in opened.items()}
+    own = {name: m.frame_call(image, device, count=count) for name, m in opened.items() if m.has_own_frames}
+    images = latencies(calls, config, device)
+    frames = images | (latencies(own, config, device) if own else {})
+    for name, call in calls.items():
+        costs[name] |= {
+            "latency": images[name].to_dict(),
+            "frame_latency": frames[name].to_dict(),
+            "frames_per_s": 1000 * count / frames[name].median_ms,
+        }
+        if counter is not None:
             joules = joules_per_call(_waiting(call, device), counter, seconds=config.energy_s)
-            costs[name]["joules"] = joules / config.batch_size
-
-
-def draw_predictions(
-    opened: Mapping[str, Opened], samples: Iterable[Sample | Clip], folder: Path, space: LabelSpace
-) -> list[str]:
-    """Write what every model predicts for each image, as index masks, beside the image and its labels; give the ids."""
-    ids = []
-    for sample in samples:
-        stem = Path(sample.id).name
-        target = folder / stem
-        target.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sample.image).save(target / "image.jpg", quality=90)
-        save_index_mask(sample.labels, space, target / "labels.png")
-        for name, model in opened.items():
-            save_index_mask(model.predict(sample), space, target / f"member-{name}.png")
-        ids.append(stem)
-    return ids
+            costs[name]["joules"] = joules / count
 
 
 def training_facts(folder: Path) -> dict[str, Any]:
@@ -151,13 +122,13 @@ def training_facts(folder: Path) -> dict[str, Any]:
     speeds = sorted(record["images_per_s"] for record in run.train if record.get("images_per_s"))
     seconds = [record["seconds"] for record in run.train if record.get("seconds")]
     peaks = [record["peak_memory_mb"] for record in run.train if record.get("peak_memory_mb")]
-    rows = run.parameters or ()
+    parameters, trainable = parameter_totals(run.parameters) if run.parameters else (None, None)
     return {
         "images_per_s": speeds[len(speeds) // 2] if speeds else None,
         "train_seconds": sum(seconds) if seconds else None,
         "train_memory_mb": max(peaks, default=None),
-        "parameters": sum(row["total"] for row in rows) if rows else None,
-        "trainable": sum(row["trainable"] for row in rows) if rows else None,
+        "parameters": parameters,
+        "trainable": trainable,
         "device": run.env.get("device"),
     }
 
@@ -185,12 +156,10 @@ def _waiting(call: Call, device: torch.device) -> Call:
 
 def _conditions(
     config: CostConfig,
-    batch: Tensor,
-    size: tuple[int, int],
+    image: UInt8[np.ndarray, "h w 3"],
+    protocol: ProtocolConfig,
     opened: Mapping[str, Opened],
     runtime: Runtime,
-    *,
-    counted: bool,
 ) -> dict[str, Any]:
     """Say under which conditions costs were measured."""
     device = runtime.device
@@ -202,11 +171,12 @@ def _conditions(
         "device": named,
         "dtype": ", ".join(dtypes),
         "batch_size": config.batch_size,
-        "input": list(batch.shape[-2:]),
-        "output": list(size),
+        "input": list(model_input(image, short_side=protocol.loader_short_side).shape[:2]),
+        "output": list(image.shape[:2]),
+        "frame_protocol": shown_once(protocol).to_text(),
         "warm_up": config.warm_up,
         "rounds": config.rounds,
         "macs_method": MACS_METHOD,
         "memory_method": CUDA_MEMORY_METHOD if on_cuda else CPU_MEMORY_METHOD,
-        "energy_method": ENERGY_METHOD if counted else None,
+        "energy_method": None if counter_of(device) is None else ENERGY_METHOD,
     }

@@ -6,10 +6,12 @@ from typing import Any
 from hfseg.errors import DataError
 from hfseg.metrics import BootstrapConfig, ImageAreas
 from hfseg.metrics.seeds import SeedComparison
-from hfseg.recipes.compare.cost import training_facts
+from hfseg.models import parameter_table
+from hfseg.recipes.compare.cost import Measured, training_facts
 from hfseg.recipes.compare.members import scores_of
 from hfseg.recipes.compare.study import PlannedRun, differing_settings
 from hfseg.recipes.evidence import read_counts
+from hfseg.viz.numbers import parameter_totals
 
 RUN_SCORES = ("mean_iou", "overall_accuracy", "mean_accuracy", "boundary_iou")
 
@@ -44,6 +46,20 @@ def compared(
             for row, winner in zip(first["classes"], found.class_winners(), strict=True)
         ],
     }
+
+
+def unscored(planned: list[PlannedRun], found: Measured) -> dict[str, Any]:
+    """Put together what was measured of members that were never trained, in the order of the study."""
+    settings = differing_settings(planned)
+    members = []
+    for name in _names(planned):
+        run: dict[str, Any] = {"error": found.failures.get(name)}
+        if name in found.opened:
+            totals = parameter_totals(parameter_table(found.opened[name].segmenter))
+            run |= dict(zip(("parameters", "trainable"), totals, strict=True))
+        row = {"name": name, "settings": settings[name], "runs": [run], "error": run["error"], "mean_iou": None}
+        members.append(row | found.costs.get(name, {}))
+    return {"members": members, "pairs": [], "classes": [], "pictures": [], "cost": found.conditions}
 
 
 def _check_classes(metrics: dict[PlannedRun, dict[str, Any]]) -> None:
