@@ -66,7 +66,8 @@ def trained(street, tmp_path_factory):
 def test_a_model_with_memory_is_trained_and_scored_on_clips(trained):
     result = trained[1]
     assert result.metrics["dataset"]["images"] == 6
-    assert open_model(result.folder)[0].memory_frames == 2
+    segmenter, _ = open_model(result.folder)
+    assert (segmenter.memory_frames, segmenter.memory_step) == (2, 2)
     assert memory_frames(CheckpointModelConfig(checkpoint=str(result.folder))) == 2
     assert len(list((result.folder / "predictions").glob("*-side.jpg"))) == 2
 

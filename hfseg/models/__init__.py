@@ -15,7 +15,7 @@ from hfseg.models.registration import register
 from hfseg.models.segformer import SegformerModelConfig
 from hfseg.models.segmenter import Segmenter
 from hfseg.models.store import open_model, save_model
-from hfseg.models.streaming import FrameStream
+from hfseg.models.streaming import FrameStream, StreamConfig
 from hfseg.models.tapped import Tapped
 from hfseg.models.tmanet import TmanetModelConfig
 from hfseg.models.upernet import UperNetModelConfig
@@ -38,6 +38,7 @@ __all__ = [
     "ModelConfig",
     "SegformerModelConfig",
     "Segmenter",
+    "StreamConfig",
     "Tapped",
     "TmanetModelConfig",
     "UperNetModelConfig",

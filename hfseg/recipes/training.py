@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hfseg.data import Photometric, Skips, StreamDataset, TableDataset, train_loader
+from hfseg.data import ClipSettings, DataConfig, Photometric, Skips, StreamDataset, TableDataset, train_loader
 from hfseg.engine.auto_batch import largest_batch
 from hfseg.engine.evaluation import Evaluation
 from hfseg.engine.runtime import Runtime
@@ -34,6 +34,11 @@ from hfseg.values import Batch
 def memory_frames(model: ModelConfig) -> int:
     """Count the frames before an image that a model is shown with it; 0 for a model of single images."""
     return model.memory_frames if isinstance(model, TmanetModelConfig | CheckpointModelConfig) else 0
+
+
+def memory_step(data: DataConfig) -> int:
+    """Count the frames from each frame of a clip to the next; 1 for data without clips."""
+    return data.frame_step if isinstance(data, ClipSettings) else 1
 
 
 def open_data(config: FinetuneConfig, runtime: Runtime) -> tuple[AnyDataset, AnyDataset]:
@@ -83,6 +88,8 @@ def build_model(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> 
     """Build the model for the data's classes, freeze what was asked for, and show what is trained."""
     torch.manual_seed(config.seed)
     segmenter = config.model.build(train.labels, crop=config.augment.crop)
+    if segmenter.memory_frames:
+        segmenter.hf.config.memory_step = memory_step(config.data)  # a stream is read as the clips were
     if runtime.is_main:
         show_start(segmenter)
     if runtime.config.gradient_checkpointing:

@@ -150,4 +150,10 @@ class DualConfig(AttentionBlockConfig):
 
     def build(self, in_channels: int, low_channels: int | None = None) -> Dual:
         """Build the block; the stage before the last is not read."""
-        return Dual(in_channels, self.channels, key_channels=self.key_channels, includes_current=self.include_current)
+        return Dual(
+            in_channels,
+            self.channels,
+            key_channels=self.key_channels,
+            includes_current=self.include_current,
+            narrow_kernel=self.narrow_kernel,
+        )

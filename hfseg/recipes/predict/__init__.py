@@ -17,7 +17,7 @@ from hfseg.engine.smoothing import SmoothingConfig
 from hfseg.engine.stop import stop_on_signals
 from hfseg.errors import ConfigError, DataError
 from hfseg.labels import LabelSpace
-from hfseg.models import Segmenter, open_model
+from hfseg.models import Segmenter, StreamConfig, open_model
 from hfseg.recipes.clip_output import VideoConfig
 from hfseg.recipes.inputs import Inputs, find_inputs
 from hfseg.recipes.pictures import draw, predict_images
@@ -46,6 +46,7 @@ class PredictConfig(Config):
     """Write only masks of this data set's raw values, and a zip of them: what its server takes."""
     video: VideoConfig = VideoConfig()
     smoothing: SmoothingConfig = SmoothingConfig()
+    memory: StreamConfig = StreamConfig()
     runtime: DeviceConfig = DeviceConfig()
 
     @model_validator(mode="after")
@@ -86,7 +87,7 @@ def run(config: PredictConfig, *, progress: Callable[[str], None]) -> Result:
     protocol = config.protocol or (settings.protocol if settings else WholeConfig())
     raw_space = settings.data.labels() if settings and config.labels_dir else space
     written, skipped = _images(config, inputs, segmenter, (space, raw_space), protocol, progress)
-    predictor = ModelFrames(segmenter, protocol, config.smoothing.build())
+    predictor = ModelFrames(segmenter, protocol, config.smoothing.build(), config.memory)
     clips = _clips(config, inputs, predictor, space, skipped, progress)
     written += [path for clip in clips for path in clip.written]
     return Result(tuple(written), tuple(skipped), tuple(clips))
@@ -101,7 +102,7 @@ def _check_settings(config: PredictConfig, inputs: Inputs) -> None:
     """
     videos = len(inputs.videos) + len(inputs.sequences)
     given = config.model_fields_set
-    idle = {"video", "smoothing"} if not videos else {"labels_dir", "submission", "batch_size"}
+    idle = {"video", "smoothing", "memory"} if not videos else {"labels_dir", "submission", "batch_size"}
     found = sorted(idle & {name for name in given if getattr(config, name) is not None})
     if found and (not videos or not inputs.images):
         kind, others = ("images", "videos") if not videos else ("videos", "images")
@@ -157,7 +158,12 @@ def _clips(
     paths, names, results = (*inputs.videos, *inputs.sequences), inputs.names(), []
     if not paths:
         return []
-    about = {"model": config.model, "protocol": predictor.protocol.to_text(), "smoothing": config.smoothing.decay}
+    about = {
+        "model": config.model,
+        "protocol": predictor.protocol.to_text(),
+        "smoothing": config.smoothing.decay,
+        **predictor.memory_facts,
+    }
     with stop_on_signals() as wish:
         for path in paths:
             try:
