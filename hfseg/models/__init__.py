@@ -10,7 +10,7 @@ from hfseg.models.checkpoint import CheckpointModelConfig
 from hfseg.models.fingerprint import fingerprint
 from hfseg.models.freeze import FreezeConfig, freeze, parameter_table, unfreeze
 from hfseg.models.fusion import FusionModelConfig
-from hfseg.models.looking import AttentionMap, attention_maps
+from hfseg.models.looking import AttentionMap, MemoryMap, attention_maps, has_attention, memory_maps
 from hfseg.models.registration import register
 from hfseg.models.segformer import SegformerModelConfig
 from hfseg.models.segmenter import Segmenter
@@ -35,6 +35,7 @@ __all__ = [
     "FrameStream",
     "FreezeConfig",
     "FusionModelConfig",
+    "MemoryMap",
     "ModelConfig",
     "SegformerModelConfig",
     "Segmenter",
@@ -46,6 +47,8 @@ __all__ = [
     "attention_maps",
     "fingerprint",
     "freeze",
+    "has_attention",
+    "memory_maps",
     "open_model",
     "parameter_table",
     "save_model",

@@ -18,7 +18,7 @@ from hfseg.errors import ModelError
 from hfseg.models.attention import Maps, stack_frames
 from hfseg.models.segmenter import Segmenter
 from hfseg.models.tmanet import TmanetForSemanticSegmentation
-from hfseg.values import SegOutput
+from hfseg.values import SegOutput, places_before
 
 
 class FrameStream(nn.Module):
@@ -74,9 +74,10 @@ class FrameStream(nn.Module):
         """What is remembered of the frames before, `step` apart; the first stands in for those that are missing."""
         if not self.memory_frames:
             return None
-        there = [*self._kept, own]  # own, the frame itself, is the oldest at the start
-        last = len(there) - 1
-        return stack_frames([there[max(0, last - self.step * back)] for back in range(self.memory_frames, 0, -1)])
+        there = [*self._kept, own]  # at the start the frame is its own past
+        return stack_frames(
+            [there[place] for place in places_before(len(there) - 1, self.memory_frames, step=self.step)]
+        )
 
 
 class StreamConfig(Config):

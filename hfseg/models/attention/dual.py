@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from hfseg.models.attention.attend import Attend, tokens
 from hfseg.models.attention.contract import (
+    ALL_PLACES,
     AttentionBlockConfig,
     Extent,
     Features,
     Maps,
+    Reading,
     SpecialStart,
     TemporalAttention,
 )
@@ -118,6 +120,12 @@ class Dual(TemporalAttention):
         channels = self.channel(prepared["channel"], frames["likeness"])
         summed: Tensor = self.leave_position(places) + self.leave_channel(channels)
         return summed
+
+    def readings(self, prepared: Maps, frames: Maps, place: tuple[int, int]) -> tuple[Reading, ...]:
+        """Places read all places of all frames; what channels take from channels has no place."""
+        position = self.position
+        query = position.query(prepared["position"])
+        return (Reading.of_frames(ALL_PLACES, position.attend.weights_at(query, frames["key"], place)),)
 
     def prepare_macs(self, extent: Extent) -> int:
         """Count 2 n C channels."""

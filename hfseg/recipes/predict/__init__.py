@@ -3,7 +3,6 @@
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ from hfseg.recipes.pictures import draw, predict_images
 from hfseg.recipes.predict.submission import Benchmark, submission_space, write_archive, write_raw_mask
 from hfseg.recipes.predict.video import ClipResult, ModelFrames, predict_clip
 from hfseg.recipes.run import RunFolder
-from hfseg.video import Clip, ImageSequence, VideoFile, require_av
+from hfseg.video import require_av
 
 
 class PredictConfig(Config):
@@ -100,7 +99,7 @@ def _check_settings(config: PredictConfig, inputs: Inputs) -> None:
         ConfigError: it has not.
         DataError: PyAV is missing.
     """
-    videos = len(inputs.videos) + len(inputs.sequences)
+    videos = len(inputs.clips)
     given = config.model_fields_set
     idle = {"video", "smoothing", "memory"} if not videos else {"labels_dir", "submission", "batch_size"}
     found = sorted(idle & {name for name in given if getattr(config, name) is not None})
@@ -155,7 +154,7 @@ def _clips(
     progress: Callable[[str], None],
 ) -> list[ClipResult]:
     """Predict the clips; one that cannot be read at all is named and skipped."""
-    paths, names, results = (*inputs.videos, *inputs.sequences), inputs.names(), []
+    paths, names, results = inputs.clips, inputs.names(), []
     if not paths:
         return []
     about = {
@@ -167,20 +166,12 @@ def _clips(
     with stop_on_signals() as wish:
         for path in paths:
             try:
-                clip, stem = _open(path, inputs, config.video), config.output / names[path]
+                clip, stem = inputs.open_clip(path, fps=config.video.fps), config.output / names[path]
                 results.append(predict_clip(clip, predictor, space, config.video, stem, about=about, wish=wish))
             except DataError as error:
                 skipped.append(str(path))
                 progress(f"skipped: {error.message}")
     return results
-
-
-def _open(path: Path, inputs: Inputs, config: VideoConfig) -> Clip:
-    """Open a video file, or a folder of images that is one clip."""
-    if path not in inputs.sequences:
-        return VideoFile(path)
-    rate = Fraction(config.fps).limit_denominator(1001)
-    return ImageSequence(path, inputs.sequences[path], rate=rate, read=read_image)
 
 
 def _batches(

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class ModelFrames:
     segmenter: Segmenter
     protocol: ProtocolConfig
     smoother: Smoother | None = None
-    memory: StreamConfig = StreamConfig()
+    memory: StreamConfig = field(default_factory=StreamConfig)
 
     def __post_init__(self) -> None:
         if not self.segmenter.memory_frames and self.memory != StreamConfig():
