@@ -75,7 +75,8 @@ class Observation:
     def explain(self, class_id: int, region: Bool[Tensor, "h w"], method: Method) -> Float[Tensor, "h2 w2"]:
         """Map, at the layer's stride, what speaks for (above 0) and against (below 0) the class in the region.
 
-        Of a clip, the map is that of the current frame, as frames in memory stand beside it. The papers show its positive part. May be called again for another class, region or method.
+        Of a clip, the map is that of the current frame, the frames in memory as they are. The papers show its positive
+        part. May be called again for another class, region or method.
 
         Raises:
             ModelError: the logits do not depend on the layer.
@@ -93,7 +94,7 @@ class Observation:
 
 @contextmanager
 def observing(model: nn.Module, layer: Layer, pixel_values: Shaped[Tensor, "1 *t 3 h w"]) -> Iterator[Observation]:
-    """Show an image or a clip to a model that gives a `SegOutput`, and keep the graph from `layer` to the logits, no more.
+    """Show an image or a clip to a model that gives a `SegOutput`, and keep no more than the graph from `layer` on.
 
     Raises:
         ModelError: the layer runs more than once in a forward pass, or what follows works in place on its output.

@@ -81,7 +81,7 @@ def measure_faithfulness(
     seeds: Sequence[int] = (0, 1, 2),
     fill: Fill = "blur",
 ) -> Faithfulness:
-    """Measure the curves of a map over an image or a clip of 0..1, and of as many orders of each other kind as there are seeds.
+    """Measure the curves of a map over an image or a clip of 0..1, and of each other kind of order one for each seed.
 
     `region` marks cells of the logits, as they were when nothing was removed.
     """

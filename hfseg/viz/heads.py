@@ -45,8 +45,8 @@ class HeadRow:
     captions: tuple[tuple[str, ...], ...]
     """The lines below each head's panel."""
     pictures: tuple[UInt8[np.ndarray, "h w 3"], ...] | None = None
-    """The picture of each panel, where each panel is a frame of a clip and not a head. These show the whole picture, and
-    their colours have one scale."""
+    """The picture of each panel, where panels are frames of a clip and not heads. They show whole pictures, in colours
+    of one scale."""
 
 
 class Part(NamedTuple):

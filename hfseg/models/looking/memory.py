@@ -60,7 +60,7 @@ class MemoryMap:
 
     @property
     def distance_px(self) -> Float[Tensor, " t"]:
-        """Mean distance of what is read in each frame from the query's place, in pixels, weighted; 0 where nothing is."""
+        """Mean distance of what is read in each frame from the query's place, in pixels, weighted."""
         summed = (self.weights.nan_to_num() * self.distances).sum((1, 2))
         return summed / self.shares.clamp(min=torch.finfo(summed.dtype).tiny)
 

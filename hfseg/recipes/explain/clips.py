@@ -1,7 +1,7 @@
 """What a model with memory is shown to see one frame: the frame, and those before it as it was trained to read them.
 
-Frames of a clip have the frames before them, across no cut. An image by itself is shown as an image, as it is predicted:
-the frame reads itself, so that all that speaks for a class lies in it.
+Frames of a clip have the frames before them, across no cut. An image by itself is shown as an image, as when it is
+predicted: the frame reads itself, so that all that speaks for a class lies in it.
 """
 
 from collections import deque
