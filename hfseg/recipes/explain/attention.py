@@ -152,7 +152,8 @@ def look(config: AttentionConfig, opened: Opened, pixels: Pixels) -> Looked:
 def draw_heads(config: AttentionConfig, pixels: Pixels, looked: Looked, *, name: str) -> Image.Image:
     """Draw one row of panels for each block, and for each grid of cells that is read of memory."""
     image = current(pixels)
-    heading = [f"{name}: what each head looks at from ({looked.point[0]}, {looked.point[1]})", _sizes(image, looked)]
+    looks = "what each head looks at" if looked.maps else "what is read of memory"
+    heading = [f"{name}: {looks} from ({looked.point[0]}, {looked.point[1]})", _sizes(image, looked)]
     rows = [_row(each, looked.scale) for each in looked.maps]
     rows += [memory_row(each, pixels, scale=looked.scale, step=looked.step) for each in looked.memory]
     return head_grid(image, rows, heading=heading, shared_scale=config.scale == "block")
