@@ -101,7 +101,7 @@ class TimeLine(SpecialStart):
         """Give the shares in which one place (row, column) reads itself in every frame; NaN at all others."""
         row, column = place
         scores = keys[0, :, :, row, column] @ self.query(maps)[0, :, row, column]
-        laid = scores.new_full((len(scores), *maps.shape[2:]), torch.nan)
+        laid: Tensor = scores.new_full((len(scores), *maps.shape[2:]), torch.nan)
         laid[:, row, column] = (scores + self._logs(len(scores))).softmax(0)
         return laid
 
@@ -185,7 +185,8 @@ class FullCrissCross(TemporalAttention):
 
     def recall(self, prepared: Maps, frames: Maps) -> Float[Tensor, "b c h w"]:
         """Pass over all frames, at last over the current one only."""
-        return self.attention(self._before_last(frames), last=1)[:, :, -1]
+        read: Tensor = self.attention(self._before_last(frames), last=1)
+        return read[:, :, -1]
 
     def readings(self, prepared: Maps, frames: Maps, place: tuple[int, int]) -> tuple[Reading, ...]:
         """The lines of the last pass; each cell in them has read its own lines in the passes before."""

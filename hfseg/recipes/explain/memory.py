@@ -46,7 +46,16 @@ def memory_lines(found: MemoryMap, to_image: float, *, step: int) -> Iterator[li
         found.ages, found.weights, found.shares.tolist(), found.distance_px.tolist(), strict=True
     ):
         seen = ~weights.isnan()
-        facts = ["memory", found.softmax + 1, -ages[0] * step, found.what, 1, rows, columns, int(seen.sum())]
+        facts: list[str | int] = [
+            "memory",
+            found.softmax + 1,
+            -ages[0] * step,
+            found.what,
+            1,
+            rows,
+            columns,
+            int(seen.sum()),
+        ]
         numbers = (float(found.distances[seen].max()) * to_image, distance * to_image)
         shares = (float(weights[seen].max()), 1 - share)
         yield [*facts, *(f"{number:.1f}" for number in numbers), *(f"{each:.6f}" for each in shares)]
