@@ -45,6 +45,13 @@ class Clip:
         return self.frames
 
 
+def places_before(place: int, count: int, *, step: int, start: int = 0) -> list[int]:
+    """Number the `count` frames before one, `step` apart, the oldest first; `start`, where its sequence begins, stands
+    in for those that are missing.
+    """
+    return [max(start, place - step * back) for back in range(count, 0, -1)]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Samples of one size, stacked.

@@ -330,6 +330,16 @@ def test_blocks_of_two_stages_say_so(kind: str):
         built(kind)(Features(features(1).high))
 
 
+@pytest.mark.parametrize("kind", ["nonlocal_residual", "apnb", "afnb", "criss_cross", "dual", "apnb+afnb"])
+def test_the_kernel_that_narrows_is_as_wide_as_its_setting(kind: str):
+    sizes = []
+    for side in (1, 3):
+        config = TypeAdapter(AttentionConfig).validate_python({"kind": kind, "channels": 16, "narrow_kernel": side})
+        sizes.append(sum(parameter.numel() for parameter in config.build(HIGH, LOW).parameters()))
+    narrowed = {"afnb": 1, "dual": 2}.get(kind, 1) * HIGH * 16
+    assert sizes[1] - sizes[0] == 8 * narrowed
+
+
 def test_an_option_without_effect_is_refused():
     with pytest.raises(ValidationError, match="`scaled` has no effect without the softmax"):
         TypeAdapter(AttentionConfig).validate_python({"kind": "nonlocal_residual", "softmax": False, "scaled": True})

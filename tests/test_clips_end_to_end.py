@@ -14,6 +14,7 @@ from hfseg.engine.runtime import RuntimeConfig
 from hfseg.errors import ConfigError
 from hfseg.models import CheckpointModelConfig, open_model
 from hfseg.recipes import check, evaluate, finetune
+from hfseg.recipes.compare.study import StudyConfig, check_comparable
 from hfseg.recipes.run import FinetuneConfig
 from hfseg.recipes.scoring import counting, shown_batches
 from hfseg.recipes.training import memory_frames, open_data
@@ -22,6 +23,14 @@ MEMORY = {
     "kind": "tmanet", "backbone": "resnet", "pretrained": "none", "overrides": TINY["resnet"], "memory_frames": 2,
     "attention": {"kind": "nonlocal", "channels": 16, "key_channels": 4, "value_channels": 8}, "auxiliary_channels": 8,
 }  # fmt: skip
+
+
+def no_clips(street):
+    """The settings of images."""
+    return {
+        "data": {"kind": "frames", "data_dir": street, "split_gap": 2},
+        "augment": {"crop_size": 64, "scale": (1, 1)},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +75,8 @@ def trained(street, tmp_path_factory):
 def test_a_model_with_memory_is_trained_and_scored_on_clips(trained):
     result = trained[1]
     assert result.metrics["dataset"]["images"] == 6
-    assert open_model(result.folder)[0].memory_frames == 2
+    segmenter, _ = open_model(result.folder)
+    assert (segmenter.memory_frames, segmenter.memory_step) == (2, 2)
     assert memory_frames(CheckpointModelConfig(checkpoint=str(result.folder))) == 2
     assert len(list((result.folder / "predictions").glob("*-side.jpg"))) == 2
 
@@ -114,14 +124,34 @@ def test_hfseg_check_looks_at_clips(street, tmp_path):
 def test_image_models_and_memory_models_without_memory_are_given_images(street, tmp_path):
     runtime = RuntimeConfig(cpu=True).start()
     for model in ({**MEMORY, "memory_frames": 0}, {"kind": "segformer", "backbone": "mit-b0", "pretrained": "none"}):
-        train, validation = open_data(config_of(street, tmp_path / "run", model=model), runtime)
+        train, validation = open_data(config_of(street, tmp_path / "run", model=model, **no_clips(street)), runtime)
         assert train.memory_frames == validation.memory_frames == 0
     train, _ = open_data(config_of(street, tmp_path / "run"), runtime)
     assert train.memory_frames == 2
 
 
+@pytest.mark.parametrize("key", ["data.frame_step", "augment.clip_photometric"])
+def test_settings_of_clips_are_refused_for_a_model_of_images(street, tmp_path, key):
+    images = {"model": {**MEMORY, "memory_frames": 0}, **no_clips(street)}
+    part, name = key.split(".")
+    images[part] = {**images[part], name: 2 if name == "frame_step" else "clip"}
+    config = config_of(street, tmp_path / "run", **images)
+    with pytest.raises(ConfigError, match=f"`{key}` has no effect: the model is shown single images"):
+        finetune.run(config)
+    assert [key in problem["message"] for problem in check.run(config).problems] == [True]
+
+
+def test_members_of_a_study_share_settings_of_clips_and_those_of_images_go_without(street, tmp_path):
+    base = config_of(street, tmp_path).model_dump(mode="json", include={"data", "augment"})
+    members = {"memory": {"model": MEMORY}, "image": {"model": {**MEMORY, "memory_frames": 0}}}
+    runs = {run.member: run for run in StudyConfig(base=base, members=members).runs(tmp_path)}
+    found = {name: (run.config.data.frame_step, run.config.augment.clip_photometric) for name, run in runs.items()}
+    assert found == {"memory": (2, "clip"), "image": (1, "frame")}
+    check_comparable([*runs.values()], ignore_protocol=False)
+
+
 def test_a_model_with_memory_needs_data_with_sequences(street, tmp_path):
-    config = config_of(street, tmp_path / "run", data=DemoConfig())
+    config = config_of(street, tmp_path / "run", data=DemoConfig(), augment=no_clips(street)["augment"])
     with pytest.raises(ConfigError, match="`demo` does not say which frames come before an image") as caught:
         finetune.run(config)
     assert "model.memory_frames=0" in caught.value.hint

@@ -66,10 +66,11 @@ def test_one_encoder_can_be_looked_at_by_any_name(tmp_path: Path):
         (96, 192, 384, 768),
         "",
         "facebook/convnext-tiny-224",
+        (8, 16, 32),
     )
     CONFIG_MAPPING["dinov2"](**{**ONE_STRIDE["dinov2"], "patch_size": 8}).save_pretrained(tmp_path)
     assert look_at(str(tmp_path)) == SurveyRow(
-        "dinov2", (), "through the neck", (4.0, 8.0, 16.0, 32.0), (16, 16, 16, 16), "patches of 8 pixels"
+        "dinov2", (), "through the neck", (4.0, 8.0, 16.0, 32.0), (16,) * 4, "patches of 8 pixels", None, (32,)
     )
     with pytest.raises(ModelError, match="encoder `convnet` is not known"):
         look_at("convnet")

@@ -25,7 +25,16 @@ def folder(path: Path, family: str, settings: dict) -> str:
 
 def test_a_pyramid_is_told_with_its_channels(tmp_path):
     name = folder(tmp_path, "convnext", TINY)
-    assert run(name) == [SurveyRow("convnext", (name,), "pyramid", (4.0, 8.0, 16.0, 32.0), (8, 16, 24, 32), "", None)]
+    strides = (4.0, 8.0, 16.0, 32.0)
+    expected = SurveyRow("convnext", (name,), "pyramid", strides, (8, 16, 24, 32), "", None, (8, 16, 32))
+    assert run(name) == [expected]
+    assert to_text([expected]).endswith("with --decoder tmanet: model.output_stride 8 or 16 or 32")
+
+
+def test_the_strides_are_told_that_its_last_map_can_have_with_memory():
+    assert {name: run(name)[0].output_strides for name in ("resnet-18", "swin-tiny", "mit-b0")} == {
+        "resnet-18": (8, 16, 32), "swin-tiny": (32,), "mit-b0": ()
+    }  # fmt: skip
 
 
 def test_an_encoder_of_one_stride_is_told_with_its_patches(tmp_path):

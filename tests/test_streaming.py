@@ -1,19 +1,21 @@
 """Streams: frame by frame they give what clips give, for one pass of the encoder a frame."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from attention_members import MEMBERS, randomize
+from PIL import Image
 from test_models_backbones import TINY
 from torch import Tensor, nn
 
-from hfseg.data import model_input
+from hfseg.data import FramesConfig, model_input
 from hfseg.engine.inference import SlideConfig, SquashConfig, WholeConfig, resize_pixels
 from hfseg.errors import ConfigError, ModelError
 from hfseg.labels import LabelSpace
-from hfseg.models import FrameStream, FusionModelConfig, Segmenter, TmanetModelConfig
+from hfseg.models import FrameStream, FusionModelConfig, Segmenter, StreamConfig, TmanetModelConfig
 from hfseg.recipes.predict.video import ModelFrames
 
 LABELS = LabelSpace.from_names(["road", "car", "sky"])
@@ -41,11 +43,11 @@ def film(length: int, *, seed: int = 0, count: int = 1) -> Tensor:
     return torch.randint(0, 256, (count, length, 3, *SIZE), dtype=torch.uint8, generator=generator)
 
 
-def clip_wise(model: Segmenter, frames: Tensor) -> list[Tensor]:
+def clip_wise(model: Segmenter, frames: Tensor, *, step: int = 1) -> list[Tensor]:
     """The logits of each frame's clip, in which the oldest frame stands in for those that are missing."""
     with torch.no_grad():
         return [
-            model(frames[:, [max(0, last - age) for age in range(model.memory_frames, -1, -1)]]).logits
+            model(frames[:, [max(0, last - step * back) for back in range(model.memory_frames, -1, -1)]]).logits
             for last in range(frames.shape[1])
         ]
 
@@ -80,6 +82,41 @@ def test_after_a_cut_nothing_is_left_of_the_frames_before(name: str):
     assert stream.kept_bytes == 0
     assert_equal(streamed(stream, scene), clip_wise(model, scene))
     assert len(before) == 4
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+@pytest.mark.parametrize("name", ["nonlocal", SLOTS, "apnb", "criss_cross, separate"])
+def test_memory_that_is_spaced_is_that_of_spaced_clips_at_starts_and_after_cuts(name: str, step: int):
+    model = built(name, memory_frames=2)
+    model.hf.config.memory_step = step  # as training leaves it
+    stream = FrameStream(model)
+    for scene in (film(2 * step + 4, seed=1), film(step + 2, seed=2)):
+        expected = clip_wise(model, scene, step=step)
+        assert_equal(streamed(stream, scene), expected)
+        stream.reset()
+    if step > 1:
+        dense = clip_wise(model, scene)
+        assert (dense[-1] - expected[-1]).abs().max() > 1e-3 * expected[-1].abs().max(), "the distance matters"
+    asked = FrameStream(model, step=step + 1)
+    assert_equal(streamed(asked, scene), clip_wise(model, scene, step=step + 1))
+
+
+def test_frames_of_a_data_set_streamed_are_its_clips(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    numbers = [*range(7), *range(20, 25)]  # a cut lies between 6 and 20
+    for number, frame in zip(numbers, film(len(numbers))[0], strict=True):
+        Image.fromarray(frame.permute(1, 2, 0).numpy()).save(tmp_path / "images" / f"{number}.png")
+        Image.new("L", SIZE[::-1]).save(tmp_path / "masks" / f"{number}.png")
+    config = FramesConfig(data_dir=tmp_path, split_sizes=(1, 0, 0), frame_step=3, classes=("road", "car", "sky"))
+    model = built("nonlocal", memory_frames=2)
+    stream = FrameStream(model, step=3)
+    for index, clip in enumerate(config.open("train").clips(2)):
+        if numbers[index] == 20:
+            stream.reset()
+        pixels = torch.from_numpy(clip.frames.copy()).permute(0, 3, 1, 2)[None]
+        with torch.no_grad():
+            assert_equal([stream(pixels[:, -1]).logits], [model(pixels).logits])
 
 
 def test_two_hundred_frames_stay_equal():
@@ -178,6 +215,23 @@ def one_frame(protocol: Any, frame: Tensor) -> Tensor:
     seen = model_input(frame.permute(1, 2, 0).contiguous().numpy(), short_side=protocol.loader_short_side)
     pixels = torch.from_numpy(seen.copy()).permute(2, 0, 1) / 255
     return resize_pixels(pixels[None], protocol._seen_size(pixels.shape[-2:], 1.0))[0]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_masks_of_a_memory_in_half_precision_are_hardly_others(precision: Any):
+    model, frames = built("nonlocal"), film(6)
+    halved = ModelFrames(model, WholeConfig(), memory=StreamConfig(precision=precision))
+    whole = ModelFrames(model, WholeConfig())
+    assert halved.memory_facts == {"memory": {"frames": 3, "step": 1, "precision": precision}}
+    for frame in frames[0]:
+        image = frame.permute(1, 2, 0).contiguous().numpy()
+        assert np.mean(halved.predict(image) == whole.predict(image)) > 0.98
+    assert 2 * halved._model.kept_bytes == whole._model.kept_bytes
+
+
+def test_settings_of_memory_do_nothing_without_one_and_are_refused():
+    with pytest.raises(ConfigError, match="`memory` has no effect: the model sees every frame by itself"):
+        ModelFrames(built("apnb", memory_frames=0), WholeConfig(), memory=StreamConfig(step=2))
 
 
 @pytest.mark.parametrize("protocol", [SlideConfig(), WholeConfig(flip=True), WholeConfig(scales=(0.5, 1.0))])

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from hfseg.cli.app import app, say
-from hfseg.cli.flags import FLAG_NAMES, given
-from hfseg.cli.options import DATA, RUN, RunOptions, option, spread
+from hfseg.cli.flags import FLAG_NAMES, given, source_flags
+from hfseg.cli.options import DATA, RUN, VIDEO, RunOptions, SourceOptions, option, spread
 from hfseg.errors import ConfigError
 
 EXPLAIN = "Explanation"
@@ -17,6 +17,7 @@ EXPLAIN = "Explanation"
 @app.command(epilog="Example: hfseg explain runs/demo photos/ --class person --check")
 @spread
 def explain(
+    data: SourceOptions,
     run: RunOptions,
     model: Annotated[
         str | None, typer.Argument(help="A run folder, a model folder, or a Hub id; an input with --backbone.")
@@ -52,7 +53,14 @@ def explain(
     against: Annotated[
         list[str] | None, option(panel=EXPLAIN, help="Another model beside it, for receptive fields; may be repeated.")
     ] = None,
-    every: Annotated[int | None, option(panel=DATA, help="Explain each such frame of a video (default: 1)")] = None,
+    split: Annotated[
+        str | None,
+        option(panel=DATA, help="Explain samples of train, validation or test, of the run's own data or --dataset."),
+    ] = None,
+    every: Annotated[int | None, option(panel=VIDEO, help="Explain each such frame of a clip (default: 1)")] = None,
+    as_video: Annotated[
+        bool, option("--as-video", panel=VIDEO, help="Take a folder of images as the frames of one clip.")
+    ] = False,
     short_side: Annotated[
         int | None,
         option(panel=DATA, help="Bring images to this short side, in pixels (default: the run's own, else native)"),
@@ -72,6 +80,9 @@ def explain(
     flags = {
         "model": None if backbone else model,
         "inputs": paths or None,
+        **source_flags(data, default="folder"),
+        "split": split,
+        "as_video": as_video or None,
         "output": None if output is None else str(output),
         "short_side": short_side,
         "explanation.kind": found,

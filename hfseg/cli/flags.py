@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hfseg.cli.options import DataOptions, ProtocolOptions, RunOptions, TrainingOptions
+from hfseg.cli.options import DataOptions, ProtocolOptions, RunOptions, SourceOptions, TrainingOptions
 from hfseg.errors import ConfigError
 
 RECIPES = Path(__file__).parents[1] / "configs"
@@ -63,6 +63,11 @@ def training_flags(options: TrainingOptions, data: DataOptions, run: RunOptions)
 
 
 def data_flags(options: DataOptions, *, default: str | None) -> Flags:
+    """The data set and its loader; `default` is the kind where only a folder was given."""
+    return {**source_flags(options, default=default), "loader.workers": options.workers}
+
+
+def source_flags(options: SourceOptions, *, default: str | None) -> Flags:
     """The data set; `default` is the kind where only a folder was given."""
     kind, _, name = (options.dataset or "").partition(":")
     if name and kind != "hub":
@@ -74,7 +79,6 @@ def data_flags(options: DataOptions, *, default: str | None) -> Flags:
         "data.name": name or None,
         "data.data_dir": None if options.data_dir is None else str(options.data_dir.absolute()),
         "data.classes": _classes(options.classes),
-        "loader.workers": options.workers,
     }
 
 

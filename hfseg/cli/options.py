@@ -67,7 +67,7 @@ class RunOptions(SettingOptions):
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class SourceOptions:
     """Where images and masks are, and what their classes are."""
 
     dataset: Annotated[
@@ -84,6 +84,12 @@ class DataOptions:
     classes: Annotated[
         str | None, option(panel=DATA, help="Class names: a,b,c, a file that lists them, or camvid's 11, 12 or 32.")
     ] = None
+
+
+@dataclass(frozen=True)
+class DataOptions(SourceOptions):
+    """A data set, and how it is read."""
+
     workers: Annotated[int | None, option(panel=DATA, help="Processes that read data (default: 2)")] = None
 
 

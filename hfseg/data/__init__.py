@@ -21,6 +21,7 @@ from hfseg.data.loader import EvalLoader, EvalLoaderConfig, LoaderConfig, Skips,
 from hfseg.data.official import official_labels
 from hfseg.data.photometric import Photometric
 from hfseg.data.reader import Change
+from hfseg.data.settings import ClipSettings
 from hfseg.data.shard_table import ShardTable, check_checksums
 from hfseg.data.shards import ShardsConfig
 from hfseg.data.single import model_input, pick_samples, read_image, read_mask
@@ -55,6 +56,7 @@ __all__ = [
     "CamvidConfig",
     "Change",
     "CityscapesConfig",
+    "ClipSettings",
     "CocoStuffConfig",
     "Corruption",
     "CorruptionName",

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from hfseg.errors import DataError
+from hfseg.values import places_before
 
 _NUMBERED = re.compile(r"(.*?)[_\-. /]*(\d+)")
 
@@ -59,7 +60,7 @@ class Sequences:
     def before(self, frame: Frame, count: int, *, step: int) -> list[str]:
         """Give `count` frames before one, `step` apart, the oldest first; the first of the sequence is repeated."""
         start, place = self._places[frame]
-        return [self._paths[max(start, place - step * back)] for back in range(count, 0, -1)]
+        return [self._paths[each] for each in places_before(place, count, step=step, start=start)]
 
 
 def by_place(files: Iterable[tuple[str | PurePath, str]]) -> dict[Frame, str]:

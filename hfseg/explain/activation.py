@@ -64,7 +64,7 @@ assert set(METHODS) == set(get_args(Method))
 
 @dataclass(frozen=True)
 class Observation:
-    """One image seen by a model: its logits, and what a layer held."""
+    """One image, or one clip, seen by a model: its logits, and what a layer held."""
 
     logits: Float[Tensor, "1 k h w"]
     layer: Layer
@@ -75,7 +75,8 @@ class Observation:
     def explain(self, class_id: int, region: Bool[Tensor, "h w"], method: Method) -> Float[Tensor, "h2 w2"]:
         """Map, at the layer's stride, what speaks for (above 0) and against (below 0) the class in the region.
 
-        The papers show its positive part. May be called again for another class, region or method.
+        Of a clip, the map is that of the current frame, the frames in memory as they are. The papers show its positive
+        part. May be called again for another class, region or method.
 
         Raises:
             ModelError: the logits do not depend on the layer.
@@ -86,13 +87,14 @@ class Observation:
             (gradient,) = torch.autograd.grad(score, self.held, retain_graph=True, allow_unused=True)
         if gradient is None:
             raise ModelError(f"the logits do not depend on layer `{self.layer.name}`", hint="name another layer")
-        maps, gradients = (to_map(each, self.layer.layout, self.grids) for each in (self.held.detach(), gradient))
+        of_current = (self.held.detach()[-1:], gradient[-1:])
+        maps, gradients = (to_map(each, self.layer.layout, self.grids) for each in of_current)
         return METHODS[method](maps, gradients)[0]
 
 
 @contextmanager
-def observing(model: nn.Module, layer: Layer, pixel_values: Shaped[Tensor, "1 3 h w"]) -> Iterator[Observation]:
-    """Show an image to a model that gives a `SegOutput`, and keep the graph from `layer` to the logits, no more.
+def observing(model: nn.Module, layer: Layer, pixel_values: Shaped[Tensor, "1 *t 3 h w"]) -> Iterator[Observation]:
+    """Show an image or a clip to a model that gives a `SegOutput`, and keep no more than the graph from `layer` on.
 
     Raises:
         ModelError: the layer runs more than once in a forward pass, or what follows works in place on its output.

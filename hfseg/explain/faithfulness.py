@@ -3,7 +3,8 @@
 Pixels are removed in the order of the map, the highest first, and the class's mean probability over the region is
 measured after each step; insertion gives the same pixels back to an image that has none. Two kinds of orders that know
 nothing are measured beside it: pixels at random, and the map itself moved to another place, around the edges. The
-second removes areas of the same shape, so only where they lie differs; scattered pixels tear an image less.
+second removes areas of the same shape, so only where they lie differs; scattered pixels tear an image less. Of a clip,
+pixels of the current frame are removed; the frames in memory stay as they are.
 
 Source: RISE (Petsiuk, Das, Saenko, arXiv 1806.07421), whose probability of an image is taken over a region here.
 """
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hfseg.explain.layers import current
 from hfseg.logits import resize_logits
 
 Fill = Literal["blur", "mean"]
@@ -70,7 +72,7 @@ class Faithfulness:
 @torch.no_grad()
 def measure_faithfulness(
     model: nn.Module,
-    pixel_values: Image,
+    pixel_values: Float[Tensor, "1 *t 3 h w"],
     heat: Float[Tensor, "h2 w2"],
     region: Bool[Tensor, "h3 w3"],
     class_id: int,
@@ -79,26 +81,27 @@ def measure_faithfulness(
     seeds: Sequence[int] = (0, 1, 2),
     fill: Fill = "blur",
 ) -> Faithfulness:
-    """Measure the curves of a map over images of 0..1, and of as many orders of each other kind as there are seeds.
+    """Measure the curves of a map over an image or a clip of 0..1, and of each other kind of order one for each seed.
 
     `region` marks cells of the logits, as they were when nothing was removed.
     """
-    empty = filling(pixel_values, fill)
+    image = current(pixel_values)
+    empty = filling(image, fill)
     fractions = tuple(torch.linspace(0, 1, steps + 1).tolist())
-    size = (pixel_values.shape[2], pixel_values.shape[3])
+    size = (image.shape[2], image.shape[3])
     random = [_random(size, seed).to(heat) for seed in seeds]
     moved = [_moved(heat, seed) for seed in seeds]
 
     def curve(values: Float[Tensor, "h2 w2"], start: Image, end: Image) -> Curve:
         ranks = _ranks(values, size)
         mixed = (torch.where(ranks < fraction * ranks.numel(), end, start) for fraction in fractions)
-        return tuple(_probability(model, image, class_id, region) for image in mixed)
+        return tuple(_probability(model, _shown(pixel_values, each), class_id, region) for each in mixed)
 
     def curves(start: Image, end: Image) -> Curves:
         others = (tuple(curve(values, start, end) for values in many) for many in (random, moved))
         return Curves(fractions, curve(heat, start, end), *others)
 
-    return Faithfulness(curves(pixel_values, empty), curves(empty, pixel_values))
+    return Faithfulness(curves(image, empty), curves(empty, image))
 
 
 def area(fractions: Sequence[float], curve: Sequence[float]) -> float:
@@ -140,6 +143,13 @@ def _moved(heat: Float[Tensor, "h w"], seed: int) -> Float[Tensor, "h w"]:
     return heat.roll(ways, (0, 1))
 
 
-def _probability(model: nn.Module, image: Image, class_id: int, region: Bool[Tensor, "h2 w2"]) -> float:
+def _shown(pixel_values: Float[Tensor, "1 *t 3 h w"], image: Image) -> Float[Tensor, "1 *t 3 h w"]:
+    """Put an image in the place of the current frame."""
+    return image if pixel_values.ndim == 4 else torch.cat([pixel_values[:, :-1], image[:, None]], dim=1)
+
+
+def _probability(
+    model: nn.Module, image: Float[Tensor, "1 *t 3 h w"], class_id: int, region: Bool[Tensor, "h2 w2"]
+) -> float:
     probabilities = model(image).logits[0].softmax(0)[class_id]
     return float(probabilities[region].mean())

@@ -4,6 +4,9 @@ Three layouts are told apart: maps with the channels first ("b c h w"), maps wit
 of NAT and DiNAT, Swin in timm) and token sequences ("b n c": blocks of SegFormer, Swin and plain transformers), whose
 first tokens may be no places of the image (class token, registers). The rows and columns of a sequence are those of a
 map that a convolution before it gave, halved where tokens were merged since.
+
+A model with memory is shown clips, the current frame last: the encoder's layers give a map of every frame, of which the
+last is that of the current one, and what follows the read of memory gives one map.
 """
 
 from collections.abc import Iterator
@@ -107,32 +110,41 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def find_layer(model: nn.Module, name: str, pixel_values: Shaped[Tensor, "1 3 h w"]) -> Layer:
-    """Find a layer of `model` by the full name of its module, and how its map lies, by showing it an image.
+def find_layer(model: nn.Module, name: str, pixel_values: Shaped[Tensor, "1 *t 3 h w"]) -> Layer:
+    """Find a layer of `model` by the full name of its module, and how its map lies, by showing it an image or a clip.
 
     Of a stage that also gives the map it hands to the next one, the last block is taken: its output is the one map from
     which all others are made, so that a gradient with respect to it misses no way to the logits.
 
     Raises:
-        ModelError: the model does not use the module, or its output is not one map over the image.
+        ModelError: the model does not use the module, or its output is not one map over the image, or of a clip it is
+            not that of the current frame.
     """
-    seen = _look(model, name, pixel_values)
+    image = current(pixel_values)
+    seen = _look(model, name, image)
     if len(seen.maps) > 1:
         block = _last_block(model.get_submodule(name))
         if block is None:
             raise ModelError(f"layer `{name}` gives {len(seen.maps)} maps: expected one", hint="name a block inside it")
         name = f"{name}.{block}"
-        seen = _look(model, name, pixel_values)
+        seen = _look(model, name, image)
     shape = _one_map(seen, name).shape
     layouts = _layouts(shape, seen.grids)
     if len(layouts) == 2:
-        layouts = _probed(model, name, pixel_values, shape)
+        layouts = _probed(model, name, image, shape)
     if shape[0] != 1 or len(layouts) != 1:
         raise ModelError(
             f"layer `{name}` gives {_by(shape)} values: expected a map over the image, or one token for each place",
             hint="name a stage, a block or a convolution; what works inside windows or heads has no map of its own",
         )
+    if pixel_values.ndim == 5:
+        _check_current(model, name, pixel_values, shape)
     return Layer(name, model.get_submodule(name), layouts[0])
+
+
+def current(pixel_values: Shaped[Tensor, "1 *t 3 h w"]) -> Shaped[Tensor, "1 3 h w"]:
+    """Give the image, or the current frame of the clip, that a model is shown."""
+    return pixel_values if pixel_values.ndim == 4 else pixel_values[:, -1]
 
 
 def to_map(values: Float[Tensor, "..."], layout: Layout, grids: list[Grid]) -> Float[Tensor, "b c h w"]:
@@ -153,7 +165,19 @@ def token_grid(count: int, grids: list[Grid]) -> Grid | None:
     return max(fitting, key=lambda grid: grid[0] * grid[1], default=None)
 
 
-def _look(model: nn.Module, name: str, pixel_values: Shaped[Tensor, "1 3 h w"]) -> Seen:
+def _check_current(model: nn.Module, name: str, clip: Shaped[Tensor, "1 t 3 h w"], shape: tuple[int, ...]) -> None:
+    """See that what a layer gives for a clip ends in what it gives for an image, of `shape`: of the current frame."""
+    other = clip.clone()
+    other[:, -1] = other[:, -1] == 0  # another pixel everywhere
+    ours, theirs = (_one_map(_look(model, name, shown), name) for shown in (clip, other))
+    if ours.shape[1:] != shape[1:] or ours.shape[0] not in (1, clip.shape[1]) or torch.equal(ours[-1], theirs[-1]):
+        raise ModelError(
+            f"layer `{name}` gives no map of the current frame when the model is shown clips",
+            hint="name a stage of the encoder, or what follows the read of memory, as `head.classifier`",
+        )
+
+
+def _look(model: nn.Module, name: str, pixel_values: Shaped[Tensor, "1 *t 3 h w"]) -> Seen:
     with watching(model, model.get_submodule(name), stop=True) as seen:
         model(pixel_values)
     return seen

@@ -10,12 +10,12 @@ from hfseg.models.checkpoint import CheckpointModelConfig
 from hfseg.models.fingerprint import fingerprint
 from hfseg.models.freeze import FreezeConfig, freeze, parameter_table, unfreeze
 from hfseg.models.fusion import FusionModelConfig
-from hfseg.models.looking import AttentionMap, attention_maps
+from hfseg.models.looking import AttentionMap, MemoryMap, attention_maps, has_attention, memory_maps
 from hfseg.models.registration import register
 from hfseg.models.segformer import SegformerModelConfig
 from hfseg.models.segmenter import Segmenter
 from hfseg.models.store import open_model, save_model
-from hfseg.models.streaming import FrameStream
+from hfseg.models.streaming import FrameStream, StreamConfig
 from hfseg.models.tapped import Tapped
 from hfseg.models.tmanet import TmanetModelConfig
 from hfseg.models.upernet import UperNetModelConfig
@@ -35,9 +35,11 @@ __all__ = [
     "FrameStream",
     "FreezeConfig",
     "FusionModelConfig",
+    "MemoryMap",
     "ModelConfig",
     "SegformerModelConfig",
     "Segmenter",
+    "StreamConfig",
     "Tapped",
     "TmanetModelConfig",
     "UperNetModelConfig",
@@ -45,6 +47,8 @@ __all__ = [
     "attention_maps",
     "fingerprint",
     "freeze",
+    "has_attention",
+    "memory_maps",
     "open_model",
     "parameter_table",
     "save_model",

@@ -29,7 +29,9 @@ def load_segmentation(source: Source) -> tuple[Any, Pixels]:
         )
     config = CONFIG_MAPPING[source.model_type].from_dict(dict(source.config))
     if is_adapter_folder(Path(source.location)):
-        return read_adapters(Path(source.location), read_labels(config))
+        hf, pixels = read_adapters(Path(source.location), read_labels(config))
+        hf.config = config  # with what training has set, such as the distance of the frames in memory
+        return hf, pixels
     loaded = load(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING[type(config)], source, config=config)
     for what, names in (("lacks", loaded.missing), ("holds unknown", loaded.unexpected)):
         if names:

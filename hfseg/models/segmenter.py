@@ -55,6 +55,12 @@ class Segmenter(nn.Module):
         frames: int | None = getattr(self.hf.config, "memory_frames", None)
         return frames
 
+    @property
+    def memory_step(self) -> int:
+        """How many frames lie from each frame in memory to the next, as the model was trained; 1 without memory."""
+        step: int = getattr(self.hf.config, "memory_step", 1)
+        return step
+
     def forward(self, pixel_values: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"]) -> SegOutput:
         """Segment bytes of 0..255 or floats of 0..1: images "b 3 h w", or the last frames of clips "b t 3 h w".
 

@@ -1,20 +1,24 @@
 """Streams: a model with memory segments a video frame by frame, and computes nothing twice.
 
 A frame costs one pass of the encoder and one read. What later frames read of it (keys and values; the encoder's map
-where memory slots have weights of their own) is kept in a ring buffer of `memory_frames` places.
+where memory slots have weights of their own) is kept in a ring buffer. Where memory is `step` frames apart, all frames
+are kept, `memory_frames` x `step` of them, and every `step`-th is read, as in the clips of data sets.
 """
 
 from collections import deque
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from hfseg.config import Config
 from hfseg.errors import ModelError
 from hfseg.models.attention import Maps, stack_frames
 from hfseg.models.segmenter import Segmenter
 from hfseg.models.tmanet import TmanetForSemanticSegmentation
-from hfseg.values import SegOutput
+from hfseg.values import SegOutput, places_before
 
 
 class FrameStream(nn.Module):
@@ -22,14 +26,15 @@ class FrameStream(nn.Module):
 
     At the start, the oldest frame there is stands in for those that are missing, as in clips from data sets. Several
     videos of one size can go side by side, as a batch; a frame of another size than the last begins a video. `dtype` is
-    the floating type of what is kept, half for instance; without it, that of the model. For inference: the segmenter is
-    put into evaluation mode, and no gradient flows.
+    the floating type of what is kept, half for instance; without it, that of the model. `step` is how many frames lie
+    from each frame in memory to the next; without it, as many as the model was trained with. For inference: the
+    segmenter is put into evaluation mode, and no gradient flows.
 
     Raises:
         ModelError: the model has no memory.
     """
 
-    def __init__(self, segmenter: Segmenter, *, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, segmenter: Segmenter, *, dtype: torch.dtype | None = None, step: int | None = None) -> None:
         super().__init__()
         if not isinstance(segmenter.hf, TmanetForSemanticSegmentation):
             raise ModelError(
@@ -37,7 +42,8 @@ class FrameStream(nn.Module):
                 hint="it can be shown the frames of a video as images",
             )
         self.segmenter, self.dtype = segmenter.eval(), dtype
-        self._kept: deque[Maps] = deque(maxlen=segmenter.memory_frames)
+        self.memory_frames, self.step = segmenter.memory_frames or 0, step or segmenter.memory_step
+        self._kept: deque[Maps] = deque(maxlen=self.memory_frames * self.step)
         self._shape: torch.Size | None = None
 
     def forward(self, pixel_values: UInt8[Tensor, "b 3 h w"] | Float[Tensor, "b 3 h w"]) -> SegOutput:
@@ -65,9 +71,28 @@ class FrameStream(nn.Module):
         return sum(each.nbytes for frame in self._kept for each in frame.values())
 
     def _memory(self, own: Maps) -> Maps | None:
-        """What is remembered of the frames before, the first repeated as often as frames are missing."""
-        wanted = self._kept.maxlen
-        if not wanted:
+        """What is remembered of the frames before, `step` apart; the first stands in for those that are missing."""
+        if not self.memory_frames:
             return None
-        oldest = self._kept[0] if self._kept else own
-        return stack_frames([oldest] * (wanted - len(self._kept)) + list(self._kept))
+        there = [*self._kept, own]  # at the start the frame is its own past
+        return stack_frames(
+            [there[place] for place in places_before(len(there) - 1, self.memory_frames, step=self.step)]
+        )
+
+
+class StreamConfig(Config):
+    """How a model with memory remembers the frames of a clip."""
+
+    step: PositiveInt | None = None
+    """Frames that are predicted, from each frame in memory to the next; as in training where it is not given."""
+    precision: Literal["fp16", "bf16"] | None = None
+    """Floating type in which frames are remembered, at half the room; the model's own where it is not given."""
+
+    def build(self, segmenter: Segmenter) -> FrameStream:
+        """Open a stream.
+
+        Raises:
+            ModelError: the model has no memory.
+        """
+        dtypes = {None: None, "fp16": torch.float16, "bf16": torch.bfloat16}
+        return FrameStream(segmenter, dtype=dtypes[self.precision], step=self.step)

@@ -40,7 +40,8 @@ class TmanetConfig(PreTrainedConfig):
     """Settings of `TmanetForSemanticSegmentation`; without `backbone_config`, a ResNet-50, dilated or not.
 
     `attention` holds the block's settings with its `kind`; None is TMANet's own. `memory_frames` is how many frames
-    before the current one the model was made to read; it reads any number.
+    before the current one the model was made to read, `memory_step` how many frames lie from each of them to the next;
+    it reads any number, at any distance.
     """
 
     model_type = "hfseg_tmanet"
@@ -50,6 +51,7 @@ class TmanetConfig(PreTrainedConfig):
     output_stride: int = OUTPUT_STRIDE
     attention: dict[str, Any] | None = None
     memory_frames: int = 4
+    memory_step: int = 1
     use_auxiliary_head: bool = True
     auxiliary_channels: int = AUXILIARY_CHANNELS
     auxiliary_loss_weight: float = 0.4

@@ -40,7 +40,9 @@ def to_text(rows: list[SurveyRow]) -> str:
 def _details(row: SurveyRow) -> list[str]:
     unnamed = "" if row.status == REFUSED else "has no short name: give a Hub id or a folder"
     weights = f"weights: {row.checkpoint}" if row.checkpoint else ""
-    details = [", ".join(row.aliases) or unnamed, weights, row.note]
+    several = " or ".join(map(str, row.output_strides)) if len(row.output_strides) > 1 else ""
+    dilated = f"with --decoder tmanet: model.output_stride {several}" if several else ""
+    details = [", ".join(row.aliases) or unnamed, weights, row.note, dilated]
     return [
         line
         for detail in details

@@ -2,10 +2,12 @@
 
 import glob
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
+from hfseg.data import read_image
 from hfseg.errors import DataError
-from hfseg.video import VIDEO_SUFFIXES
+from hfseg.video import VIDEO_SUFFIXES, Clip, ImageSequence, VideoFile
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 
@@ -26,6 +28,22 @@ class Inputs:
             return {path: Path(path.stem) for path in paths}
         root = Path(*_common_parts([path.absolute().parent.parts for path in paths]))
         return {path: path.absolute().relative_to(root).with_name(path.name.replace(".", "_")) for path in paths}
+
+    @property
+    def clips(self) -> tuple[Path, ...]:
+        """The video files, and the folders that are a clip each."""
+        return (*self.videos, *self.sequences)
+
+    def open_clip(self, path: Path, *, fps: float) -> Clip:
+        """Open a video file, or a folder of images that is one clip of `fps` frames a second.
+
+        Raises:
+            DataError: the file is no video.
+        """
+        if path not in self.sequences:
+            return VideoFile(path)
+        rate = Fraction(fps).limit_denominator(1001)
+        return ImageSequence(path, self.sequences[path], rate=rate, read=read_image)
 
 
 def find_inputs(texts: tuple[str, ...], *, as_video: bool = False) -> Inputs:

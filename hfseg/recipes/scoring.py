@@ -110,8 +110,8 @@ def write_metrics(metrics: dict[str, Any], path: Path) -> None:
     write_file(path, json.dumps(metrics, indent=2))
 
 
-def check_same_classes(model: LabelSpace, data: LabelSpace, *, name: str) -> None:
-    """Refuse to score a model on labels of other classes.
+def check_same_classes(model: LabelSpace, data: LabelSpace, *, name: str, use: str = "be scored on") -> None:
+    """Refuse a model for labels of other classes; `use` says what it was to do with them.
 
     Raises:
         DataError: the numbers of classes differ, or names at the same place do.
@@ -125,7 +125,7 @@ def check_same_classes(model: LabelSpace, data: LabelSpace, *, name: str) -> Non
         place = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
         difference = f"class {place} is `{model.names[place]}` in the model and `{data.names[place]}` in the data set"
     raise DataError(
-        f"model `{name}` cannot be scored on this data set: {difference}",
+        f"model `{name}` cannot {use} this data set: {difference}",
         hint="give the classes the model was trained on with `--set data.classes=[...]`, or fine-tune it on this data",
     )
 

@@ -101,7 +101,7 @@ def open_teacher(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) ->
         return None
     segmenter, classes = open_model(distill.teacher)
     try:
-        check_same_classes(classes, train.labels, name=distill.teacher)
+        check_same_classes(classes, train.labels, name=distill.teacher, use="teach")
     except DataError as error:
         hint = "teacher and data need the same classes in the same order: fine-tune the teacher on this data first"
         raise DataError(f"the teacher does not fit: {error.message}", hint=hint) from None

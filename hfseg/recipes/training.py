@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from hfseg.data import Photometric, Skips, StreamDataset, TableDataset, train_loader
+from hfseg.config import leaves
+from hfseg.data import ClipSettings, DataConfig, Photometric, Skips, StreamDataset, TableDataset, train_loader
 from hfseg.engine.auto_batch import largest_batch
 from hfseg.engine.evaluation import Evaluation
 from hfseg.engine.runtime import Runtime
@@ -36,11 +37,43 @@ def memory_frames(model: ModelConfig) -> int:
     return model.memory_frames if isinstance(model, TmanetModelConfig | CheckpointModelConfig) else 0
 
 
+def memory_step(data: DataConfig) -> int:
+    """Count the frames from each frame of a clip to the next; 1 for data without clips."""
+    return data.frame_step if isinstance(data, ClipSettings) else 1
+
+
+def idle_clip_settings(config: FinetuneConfig) -> dict[str, Any]:
+    """Find the settings of clips that do nothing because the model has no memory: their defaults by dotted key."""
+    defaults = {"data.frame_step": 1, "augment.clip_photometric": "frame"}
+    values = dict(leaves(config.model_dump(mode="json")))
+    set_otherwise = {key: default for key, default in defaults.items() if values.get(key, default) != default}
+    return set_otherwise if set_otherwise and not memory_frames(config.model) else {}
+
+
+def check_clips(config: FinetuneConfig) -> None:
+    """Refuse settings of clips where the model is shown single images.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    idle = idle_clip_settings(config)
+    if idle:
+        raise ConfigError(
+            f"`{min(idle)}` has no effect: the model is shown single images",
+            hint="leave it out, or take a model with memory: --decoder tmanet",
+        )
+
+
 def open_data(config: FinetuneConfig, runtime: Runtime) -> tuple[AnyDataset, AnyDataset]:
     """Open the training and validation parts, and look at every file of them where that was asked for.
 
     A model with memory is given clips.
+
+    Raises:
+        ConfigError: settings of clips do nothing, or the data does not know which frames come before an image.
+        DataError: files cannot be used.
     """
+    check_clips(config)
     count = memory_frames(config.model)
     train, validation = config.data.open("train").clips(count), config.data.open("validation").clips(count)
     if config.verify_data:
@@ -83,6 +116,8 @@ def build_model(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> 
     """Build the model for the data's classes, freeze what was asked for, and show what is trained."""
     torch.manual_seed(config.seed)
     segmenter = config.model.build(train.labels, crop=config.augment.crop)
+    if segmenter.memory_frames:
+        segmenter.hf.config.memory_step = memory_step(config.data)  # a stream is read as the clips were
     if runtime.is_main:
         show_start(segmenter)
     if runtime.config.gradient_checkpointing:

@@ -44,6 +44,9 @@ class HeadRow:
     """Left, top, right and bottom of the query's cell."""
     captions: tuple[tuple[str, ...], ...]
     """The lines below each head's panel."""
+    pictures: tuple[UInt8[np.ndarray, "h w 3"], ...] | None = None
+    """The picture of each panel, where panels are frames of a clip and not heads. They show whole pictures, in colours
+    of one scale."""
 
 
 class Part(NamedTuple):
@@ -118,13 +121,13 @@ def _draw_row(
     top += LINE_PX
     canvas.paste(where, (GAP_PX, top))
     _write(canvas, (GAP_PX, top + size[1]), "the query" if part == whole else "the query, and the part shown", MUTED)
-    below = _resized(grey, part, size)
+    pictures_below = [grey] * len(row.weights) if row.pictures is None else [greyed(each) for each in row.pictures]
     peaks = np.nanmax(row.weights, axis=(1, 2))
     step_x, step_y = size[0] + GAP_PX, size[1] + LINE_PX * len(row.captions[0]) + GAP_PX
     for head, (weights, lines) in enumerate(zip(row.weights, row.captions, strict=True)):
         corner = GAP_PX + (head % COLUMNS + 1) * step_x, top + head // COLUMNS * step_y
-        peak = float(peaks.max() if shared_scale else peaks[head])
-        panel = _panel(below, weights, part, row.cell_px, peak=peak)
+        peak = float(peaks.max() if shared_scale or row.pictures is not None else peaks[head])
+        panel = _panel(_resized(pictures_below[head], part, size), weights, part, row.cell_px, peak=peak)
         _mark(panel, row, part)
         canvas.paste(panel, corner)
         for number, line in enumerate(lines):
@@ -168,6 +171,8 @@ def _colors(levels: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 
 def _seen_part(row: HeadRow, whole: Part) -> Part:
     """The part of the picture to show: of its shape, and around everything the query sees."""
+    if row.pictures is not None:
+        return whole
     size = whole.height, whole.width
     seen = ~np.isnan(row.weights).all(axis=0)
     (first, last), (left, right) = (np.flatnonzero(seen.any(axis=axis))[[0, -1]] for axis in (1, 0))

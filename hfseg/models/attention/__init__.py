@@ -12,6 +12,7 @@ from hfseg.models.attention.contract import (
     Extent,
     Features,
     Maps,
+    Reading,
     TemporalAttention,
     stack_frames,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Maps",
     "NonLocalConfig",
     "PspConfig",
+    "Reading",
     "ResidualNonLocalConfig",
     "TemporalAttention",
     "stack_frames",

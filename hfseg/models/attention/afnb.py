@@ -13,7 +13,14 @@ from torch import Tensor
 
 from hfseg.errors import ModelError
 from hfseg.models.attention.asymmetric import AsymmetricAttention, AsymmetricConfig
-from hfseg.models.attention.contract import AttentionBlockConfig, Extent, Features, Maps, TemporalAttention
+from hfseg.models.attention.contract import (
+    AttentionBlockConfig,
+    Extent,
+    Features,
+    Maps,
+    Reading,
+    TemporalAttention,
+)
 from hfseg.models.attention.layers import conv_norm, weights_in
 from hfseg.models.attention.pyramid import ANN_GRIDS
 
@@ -61,6 +68,10 @@ class Afnb(TemporalAttention):
         high = prepared["high"]
         narrow: Tensor = self.narrow(self.attention(high, self.attention.queries(high), frames))
         return narrow
+
+    def readings(self, prepared: Maps, frames: Maps, place: tuple[int, int]) -> tuple[Reading, ...]:
+        """One softmax over the cells of the lower stages of all frames."""
+        return (self.attention.reading(self.attention.queries(prepared["high"]), frames, place),)
 
     def prepare_macs(self, extent: Extent) -> int:
         """Nothing."""

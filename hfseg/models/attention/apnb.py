@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from hfseg.models.attention.asymmetric import AsymmetricAttention, AsymmetricConfig
-from hfseg.models.attention.contract import Extent, Features, Maps, TemporalAttention
+from hfseg.models.attention.contract import Extent, Features, Maps, Reading, TemporalAttention
 from hfseg.models.attention.layers import conv_norm, weights_in
 from hfseg.models.attention.pyramid import ANN_GRIDS
 
@@ -63,6 +63,10 @@ class Apnb(TemporalAttention):
         """Read the cells of all frames."""
         read: Tensor = self.attention(prepared["map"], prepared["query"], frames)
         return read
+
+    def readings(self, prepared: Maps, frames: Maps, place: tuple[int, int]) -> tuple[Reading, ...]:
+        """One softmax over the cells of all frames."""
+        return (self.attention.reading(prepared["query"], frames, place),)
 
     def prepare_macs(self, extent: Extent) -> int:
         """Count n C channels where the map is narrowed, and n channels ck."""

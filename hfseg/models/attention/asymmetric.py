@@ -14,9 +14,9 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from hfseg.models.attention.attend import Attend, tokens
-from hfseg.models.attention.contract import AttentionBlockConfig, Maps, SpecialStart
+from hfseg.models.attention.contract import AttentionBlockConfig, Maps, Reading, SpecialStart
 from hfseg.models.attention.layers import conv_norm, weights_in
-from hfseg.models.attention.pyramid import ANN_GRIDS, bin_frames, cells, sample
+from hfseg.models.attention.pyramid import ANN_GRIDS, bin_frames, bin_spans, cells, sample
 
 DROPOUT = 0.05
 
@@ -77,6 +77,14 @@ class AsymmetricAttention(SpecialStart):
         context = self.context(read.mT.unflatten(2, high.shape[2:]))
         fused: Tensor = self.dropout(self.fuse(torch.cat([context, high], dim=1)))
         return fused
+
+    def reading(self, query: Float[Tensor, "1 d h w"], frames: Maps, place: tuple[int, int]) -> Reading:
+        """Say how much one place takes of the cells of every grid and frame."""
+        key = bin_frames(frames["key"], self.time_bins)
+        weights = self.attend.weights_at(query, key, place)
+        grids = weights.split([side**2 for side in self.grids], dim=1)
+        laid = tuple(each.unflatten(1, (side, side)) for each, side in zip(grids, self.grids, strict=True))
+        return Reading("cells of a pyramid", laid, bin_spans(frames["key"].shape[1], self.time_bins))
 
     def alone(
         self, high: Float[Tensor, "b c h w"], low: Float[Tensor, "b c_low h_low w_low"]

@@ -84,6 +84,13 @@ class Attend(nn.Module):
         way = self.way or ("fused" if query.device.type in ("cpu", "cuda") else "chunked")
         return WAYS[way](query, key, value, scale=self.scale)
 
+    def weights_at(
+        self, query: Float[Tensor, "1 d h w"], key: Float[Tensor, "1 t d *cells"], place: tuple[int, int]
+    ) -> Float[Tensor, "t *cells"]:
+        """Give the weights by which `forward` averages values for one place (row, column)."""
+        scores = torch.einsum("d,td...->t...", query[0, :, place[0], place[1]], key[0]) * self.scale
+        return scores.flatten().softmax(0).view(scores.shape)
+
 
 def tokens(maps: Float[Tensor, "b t c *places"]) -> Float[Tensor, "b m c"]:
     """List the places of all frames one after the other, as attention takes them."""

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from hfseg.models.attention.afnb import low_of, low_width
 from hfseg.models.attention.apnb import Apnb
 from hfseg.models.attention.asymmetric import AsymmetricAttention
-from hfseg.models.attention.contract import AttentionBlockConfig, Extent, Features, Maps, TemporalAttention
+from hfseg.models.attention.contract import (
+    AttentionBlockConfig,
+    Extent,
+    Features,
+    Maps,
+    Reading,
+    TemporalAttention,
+)
 from hfseg.models.attention.dual import Dual
 from hfseg.models.attention.layers import conv_norm, weights_in
 from hfseg.models.attention.pyramid import ANN_GRIDS
@@ -52,6 +59,14 @@ class Composition(TemporalAttention):
         """Read by every block, and sum."""
         reads = [block.recall(_inside(prepared, name), _inside(frames, name)) for name, block in self._named()]
         return torch.stack(reads).sum(0)
+
+    def readings(self, prepared: Maps, frames: Maps, place: tuple[int, int]) -> tuple[Reading, ...]:
+        """Those of every block; what the fusion reads in its own frame is left out."""
+        return tuple(
+            each._replace(what=f"{name}, {each.what}")
+            for name, block in self._named()
+            for each in block.readings(_inside(prepared, name), _inside(frames, name), place)
+        )
 
     def prepare_macs(self, extent: Extent) -> int:
         """AFNB in a frame, n C channels, and what the blocks need."""

@@ -24,6 +24,8 @@ from hfseg.config import Config
 
 Maps = dict[str, Tensor]
 """Tensors by name: "b ..." of one frame, "b t ..." of several, oldest first."""
+ALL_PLACES = "all places of all frames"
+"""What most blocks read, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,23 @@ class Features:
     """The last stage's map."""
     low: Float[Tensor, "b *t c_low h_low w_low"] | None = None
     """The map of the stage before it, for blocks that read two stages; of any size."""
+
+
+class Reading(NamedTuple):
+    """What one place of the current frame takes of every cell under one softmax: all weights sum to 1."""
+
+    what: str
+    """What it is, in words."""
+    grids: tuple[Float[Tensor, "_t _rows _columns"], ...]
+    """The weights of each grid of cells, for the frames in the order in which they are read; a grid lies evenly over
+    the map. NaN where the place does not look."""
+    frames: tuple[range, ...]
+    """The numbers of the frames that each of these stands for, among those that are read: one, or several averaged."""
+
+    @classmethod
+    def of_frames(cls, what: str, *grids: Float[Tensor, "t _rows _columns"]) -> "Reading":
+        """Weights of single frames."""
+        return cls(what, grids, tuple(range(number, number + 1) for number in range(len(grids[0]))))
 
 
 class Extent(NamedTuple):
@@ -89,6 +108,14 @@ class TemporalAttention(nn.Module, ABC):
     def recall(self, prepared: Maps, frames: Maps) -> Float[Tensor, "b c h w"]:
         """Read the current, prepared frame from what is remembered of one or more frames, oldest first."""
 
+    def readings(self, prepared: Maps, frames: Maps, place: tuple[int, int]) -> tuple[Reading, ...]:
+        """Say by which weights one place (row, column) of one prepared frame reads, given what `recall` is given.
+
+        These are the weights by which `recall` averages values. Nothing where a block has none, or reads no frame but
+        the current one.
+        """
+        return ()
+
     @abstractmethod
     def prepare_macs(self, extent: Extent) -> int:
         """Count the multiply-adds of `prepare`, per image."""
@@ -121,12 +148,16 @@ class TemporalAttention(nn.Module, ABC):
         `current` is what is remembered of the frame itself; where it is needed and not given, it is computed. Memory
         may be of another floating type than the maps, as `compact` makes it.
         """
+        return self.recall(prepared, self.gather(prepared, memory, current))
+
+    def gather(self, prepared: Maps, memory: Maps | None, current: Maps | None = None) -> Maps:
+        """Put together the frames that `recall` reads, out of what `read` is given."""
         past = {name: each for name, each in (memory or {}).items() if self.reads_memory and each.shape[1]}
         past = self.compact(past, next(iter(prepared.values())).dtype)
         if past and not self.includes_current:
-            return self.recall(prepared, past)
+            return past
         own = {name: each[:, None] for name, each in (current or self.remember(prepared)).items()}
-        return self.recall(prepared, {name: _after(past.get(name), each) for name, each in own.items()})
+        return {name: _after(past.get(name), each) for name, each in own.items()}
 
     def step(self, frame: Features, memory: Maps | None) -> tuple[Float[Tensor, "b c h w"], Maps]:
         """Read one frame of a stream, and give what is to be remembered of it beside the map."""

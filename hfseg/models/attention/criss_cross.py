@@ -5,7 +5,6 @@ CCNet has two more 3 x 3 convolutions after the attention, which would cost more
 the attention stands beside a residual path.
 """
 
-from collections.abc import Iterable
 from math import log
 from typing import Literal
 
@@ -19,6 +18,7 @@ from hfseg.models.attention.contract import (
     Extent,
     Features,
     Maps,
+    Reading,
     SpecialStart,
     TemporalAttention,
 )
@@ -89,13 +89,26 @@ class TimeLine(SpecialStart):
         values: Float[Tensor, "b t c h w"],
     ) -> Float[Tensor, "b c h w"]:
         """Read the line through every place; the last frame is the current one."""
-        past = keys.shape[1] - 1
-        weights = torch.cat([self.current.new_full((past,), -log(max(past, 1))), self.current])
         scores = torch.matmul(self.query(maps).flatten(2).mT[:, :, None], keys.flatten(3).permute(0, 3, 2, 1))
-        shares = (scores + weights).softmax(-1).to(values.dtype)
+        shares = (scores + self._logs(keys.shape[1])).softmax(-1).to(values.dtype)
         averages = torch.matmul(shares, values.flatten(3).permute(0, 3, 1, 2))
         read: Tensor = self.gamma * self.value(averages[:, :, 0].mT.view_as(maps)) + maps
         return read
+
+    def weights_at(
+        self, maps: Float[Tensor, "1 c h w"], keys: Float[Tensor, "1 t d h w"], place: tuple[int, int]
+    ) -> Float[Tensor, "t h w"]:
+        """Give the shares in which one place (row, column) reads itself in every frame; NaN at all others."""
+        row, column = place
+        scores = keys[0, :, :, row, column] @ self.query(maps)[0, :, row, column]
+        laid: Tensor = scores.new_full((len(scores), *maps.shape[2:]), torch.nan)
+        laid[:, row, column] = (scores + self._logs(len(scores))).softmax(0)
+        return laid
+
+    def _logs(self, frames: int) -> Float[Tensor, " t"]:
+        """Give the logarithms of the frames' weights, the current one last."""
+        past = frames - 1
+        return torch.cat([self.current.new_full((past,), -log(max(past, 1))), self.current])
 
     def macs(self, places: int, *, frames: int) -> int:
         """Count n [C ck + C^2 + T (ck + C)], the keys' projections left out."""
@@ -128,6 +141,12 @@ class SeparateCrissCross(TemporalAttention):
         """Read along time."""
         read: Tensor = self.time(prepared["map"], frames["key"], frames["map"])
         return read
+
+    def readings(self, prepared: Maps, frames: Maps, place: tuple[int, int]) -> tuple[Reading, ...]:
+        """The line through time; each cell in it has read its own frame before."""
+        return (
+            Reading.of_frames("the same place in time", self.time.weights_at(prepared["map"], frames["key"], place)),
+        )
 
     def prepare_macs(self, extent: Extent) -> int:
         """Count n C channels, and the passes."""
@@ -166,10 +185,13 @@ class FullCrissCross(TemporalAttention):
 
     def recall(self, prepared: Maps, frames: Maps) -> Float[Tensor, "b c h w"]:
         """Pass over all frames, at last over the current one only."""
-        maps = frames["map"].transpose(1, 2)
-        for last in self._passes():
-            maps = self.attention(maps, last=last)
-        return maps[:, :, -1]
+        read: Tensor = self.attention(self._before_last(frames), last=1)
+        return read[:, :, -1]
+
+    def readings(self, prepared: Maps, frames: Maps, place: tuple[int, int]) -> tuple[Reading, ...]:
+        """The lines of the last pass; each cell in them has read its own lines in the passes before."""
+        weights = self.attention.weights_at(self._before_last(frames), place)
+        return (Reading.of_frames("row, column and time, last pass", weights),)
 
     def prepare_macs(self, extent: Extent) -> int:
         """Count n C channels."""
@@ -181,10 +203,15 @@ class FullCrissCross(TemporalAttention):
 
     def recall_macs(self, extent: Extent, *, frames: int) -> int:
         """R - 1 passes over all frames, and one over the last."""
-        return sum(self.attention.macs(extent.high, frames=frames, last=last) for last in self._passes())
+        one_pass, last_pass = (self.attention.macs(extent.high, frames=frames, last=last) for last in (None, 1))
+        return (self.recurrence - 1) * one_pass + last_pass
 
-    def _passes(self) -> Iterable[int | None]:
-        return [None] * (self.recurrence - 1) + [1]
+    def _before_last(self, frames: Maps) -> Float[Tensor, "b c t h w"]:
+        """Make all passes but the last, over all frames."""
+        maps = frames["map"].transpose(1, 2)
+        for _ in range(self.recurrence - 1):
+            maps = self.attention(maps)
+        return maps
 
 
 def passed(attention: CrissCross, maps: Float[Tensor, "b c h w"], recurrence: int) -> Float[Tensor, "b c h w"]:

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from hfseg.models.attention.attend import Attend, tokens
 from hfseg.models.attention.contract import (
+    ALL_PLACES,
     AttentionBlockConfig,
     Extent,
     Features,
     Maps,
+    Reading,
     SpecialStart,
     TemporalAttention,
 )
@@ -119,6 +121,12 @@ class Dual(TemporalAttention):
         summed: Tensor = self.leave_position(places) + self.leave_channel(channels)
         return summed
 
+    def readings(self, prepared: Maps, frames: Maps, place: tuple[int, int]) -> tuple[Reading, ...]:
+        """Places read all places of all frames; what channels take from channels has no place."""
+        position = self.position
+        query = position.query(prepared["position"])
+        return (Reading.of_frames(ALL_PLACES, position.attend.weights_at(query, frames["key"], place)),)
+
     def prepare_macs(self, extent: Extent) -> int:
         """Count 2 n C channels."""
         return extent.places * weights_in(self.enter_position, self.enter_channel)
@@ -150,4 +158,10 @@ class DualConfig(AttentionBlockConfig):
 
     def build(self, in_channels: int, low_channels: int | None = None) -> Dual:
         """Build the block; the stage before the last is not read."""
-        return Dual(in_channels, self.channels, key_channels=self.key_channels, includes_current=self.include_current)
+        return Dual(
+            in_channels,
+            self.channels,
+            key_channels=self.key_channels,
+            includes_current=self.include_current,
+            narrow_kernel=self.narrow_kernel,
+        )

@@ -57,6 +57,16 @@ class CrissCross(SpecialStart):
         read = read_lines(_each(self.query, kept), _each(self.key, maps), _each(self.value, maps))
         return self.gamma * read + kept
 
+    def weights_at(self, maps: Float[Tensor, "1 c t h w"], place: tuple[int, int]) -> Float[Tensor, "t h w"]:
+        """Give the weights by which one place (row, column) of the last frame reads its lines; NaN beside them."""
+        row, column = place
+        query = self.query(maps[:, :, -1])[0, :, row, column]
+        scores = torch.einsum("d,dthw->thw", query, _each(self.key, maps)[0])
+        seen = torch.zeros_like(scores, dtype=torch.bool)
+        seen[:, row, column] = seen[-1, row] = seen[-1, :, column] = True
+        weights = scores.masked_fill(~seen, -torch.inf).flatten().softmax(0).view(scores.shape)
+        return weights.masked_fill(~seen, torch.nan)
+
     def macs(self, size: tuple[int, int], *, frames: int = 1, last: int | None = None) -> int:
         """Count T n [C (2 ck + C) + (h + w + T) (ck + C)] for all of T frames; h + w for one."""
         n, count = size[0] * size[1], last or frames

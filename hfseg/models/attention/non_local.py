@@ -13,7 +13,15 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from hfseg.models.attention.attend import Attend, tokens
-from hfseg.models.attention.contract import AttentionBlockConfig, Extent, Features, Maps, TemporalAttention
+from hfseg.models.attention.contract import (
+    ALL_PLACES,
+    AttentionBlockConfig,
+    Extent,
+    Features,
+    Maps,
+    Reading,
+    TemporalAttention,
+)
 from hfseg.models.attention.encoders import KeyValueEncoder, SlotEncoders
 from hfseg.models.attention.layers import conv_norm, weights_in
 
@@ -62,11 +70,22 @@ class NonLocal(TemporalAttention):
 
     def recall(self, prepared: Maps, frames: Maps) -> Float[Tensor, "b c h w"]:
         """Encode the query, read, fuse."""
-        slotted = isinstance(self.memory, SlotEncoders)
-        key, value = self.memory(frames["high"]) if slotted else (frames["key"], frames["value"])
+        key, value = self._encoded(frames)
         query_key, query_value = self.query(prepared["high"])
         fused: Tensor = self.bottleneck(torch.cat([query_value, self.read_values(query_key, key, value)], dim=1))
         return fused
+
+    def readings(self, prepared: Maps, frames: Maps, place: tuple[int, int]) -> tuple[Reading, ...]:
+        """One softmax over all places of all frames."""
+        query, _ = self.query(prepared["high"])
+        return (Reading.of_frames(ALL_PLACES, self.attend.weights_at(query, self._encoded(frames)[0], place)),)
+
+    def _encoded(self, frames: Maps) -> tuple[Tensor, Tensor]:
+        """Give keys and values of all frames."""
+        if isinstance(self.memory, SlotEncoders):
+            key, value = self.memory(frames["high"])
+            return key, value
+        return frames["key"], frames["value"]
 
     def read_values(
         self,

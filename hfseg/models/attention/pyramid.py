@@ -37,3 +37,9 @@ def bin_frames(sampled: Float[Tensor, "b t c s"], bins: int | None) -> Float[Ten
     lines = sampled.permute(0, 2, 3, 1).flatten(1, 2)
     averaged: Tensor = F.adaptive_avg_pool1d(lines, bins).unflatten(1, sampled.shape[2:]).permute(0, 3, 1, 2)
     return averaged
+
+
+def bin_spans(frames: int, bins: int | None) -> tuple[range, ...]:
+    """Give the numbers of the frames that each bin of `bin_frames` averages."""
+    count = frames if bins is None else min(bins, frames)
+    return tuple(range(place * frames // count, -(-(place + 1) * frames // count)) for place in range(count))

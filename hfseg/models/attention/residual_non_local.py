@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from hfseg.models.attention.attend import Attend, tokens
 from hfseg.models.attention.contract import (
+    ALL_PLACES,
     AttentionBlockConfig,
     Extent,
     Features,
     Maps,
+    Reading,
     SpecialStart,
     TemporalAttention,
 )
@@ -102,6 +104,14 @@ class ResidualNonLocal(TemporalAttention):
         """Read all frames."""
         read: Tensor = self.attention(prepared["map"], frames["key"], frames["value"])
         return read
+
+    def readings(self, prepared: Maps, frames: Maps, place: tuple[int, int]) -> tuple[Reading, ...]:
+        """One softmax over all places of all frames; without it there are no weights."""
+        attention = self.attention
+        if not attention.softmax:
+            return ()
+        query = attention.query(prepared["map"])
+        return (Reading.of_frames(ALL_PLACES, attention.attend.weights_at(query, frames["key"], place)),)
 
     def prepare_macs(self, extent: Extent) -> int:
         """Count n C channels."""

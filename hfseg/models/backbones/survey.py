@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,9 +17,12 @@ from hfseg.models.backbones.build import FAILURES, Built, backbone_class, patch_
 from hfseg.models.backbones.neck import PyramidConfig
 from hfseg.models.backbones.plan import RANDOM, Plan, plan, plan_default
 from hfseg.models.backbones.probe import Kind, Shape, inspect, judge, reason
+from hfseg.models.dilation import DILATABLE, OWN_STRIDE
 from hfseg.models.sources import quiet
 
 REFUSED = "refused"
+SEGFORMER_ALONE = "with --decoder segformer"
+OUTPUT_STRIDES = (8, 16, OWN_STRIDE)
 TIMM_EXAMPLE = "resnet50"
 TIMM_FAMILIES = ("timm_backbone", timm.TimmConfig.model_type)
 """Transformers' class and ours: one row stands for both."""
@@ -39,6 +43,8 @@ class SurveyRow:
     """Why it is refused, or what is particular to it."""
     checkpoint: str | None = None
     """The default weights, where there are any."""
+    output_strides: tuple[int, ...] = ()
+    """Pixels between neighbours on its last map that `model.output_stride` of the decoder `tmanet` can ask for."""
 
 
 def survey() -> list[SurveyRow]:
@@ -91,7 +97,12 @@ def _row(planned: Callable[[], Plan], family: str, names: tuple[str, ...] = ()) 
         return SurveyRow(family, names, REFUSED, (), (), error.message)
     except FAILURES as error:
         return SurveyRow(family, names, REFUSED, (), (), f"its class cannot be built: {reason(error)}")
-    return SurveyRow(family, names, kind.value, shape.strides[0], shape.channels, note)
+    output_strides = () if SEGFORMER_ALONE in note else _output_strides(planned().config)
+    return SurveyRow(family, names, kind.value, shape.strides[0], shape.channels, note, output_strides=output_strides)
+
+
+def _output_strides(config: Any) -> tuple[int, ...]:
+    return OUTPUT_STRIDES if config.model_type in DILATABLE else OUTPUT_STRIDES[-1:]
 
 
 def _try(planned: Plan) -> tuple[Kind, Shape, str]:
@@ -101,7 +112,7 @@ def _try(planned: Plan) -> tuple[Kind, Shape, str]:
         backbone = (_SegformerMaps if is_mit else backbone_class(planned))(planned.config)
     shape = inspect(backbone, planned.name)
     kind = judge(shape, planned.name)
-    note = "with --decoder segformer" if is_mit else "" if shape.takes_any_size else "sizes must be multiples of 32"
+    note = SEGFORMER_ALONE if is_mit else "" if shape.takes_any_size else "sizes must be multiples of 32"
     if kind is Kind.ONE_STRIDE:
         patch = patch_size(planned.config, shape.strides[0][0])
         with_neck = through_neck(Built(backbone, planned.config, ()), patch_size=patch)

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from hfseg.errors import DataError, ModelError
+from hfseg.errors import ModelError
 from hfseg.models import anatomy
 from hfseg.models.backbones.neck import PyramidBackbone
 from hfseg.models.looking import fastervit, neighborhood, reduced, vit, windowed
 from hfseg.models.looking.listening import Family, Heard, listening
-from hfseg.models.looking.record import AttentionMap
+from hfseg.models.looking.record import AttentionMap, Point, check_points
 from hfseg.models.segmenter import Segmenter, evaluating
 
 ATTENTIVE: Mapping[str, Family] = {
@@ -34,8 +34,11 @@ ATTENTIVE: Mapping[str, Family] = {
 }
 """Families of encoders whose attention can be read, by their `model_type` in Transformers."""
 
-Point = tuple[float, float]
-"""A pixel (x, y), from the top left."""
+
+def has_attention(segmenter: Segmenter) -> bool:
+    """Whether the attention of a model's encoder can be read."""
+    encoder: Any = segmenter.hf.get_submodule(anatomy.encoder_name(segmenter.hf))
+    return str(encoder.config.model_type) in ATTENTIVE
 
 
 @torch.no_grad()
@@ -58,7 +61,7 @@ def attention_maps(
     """
     size = (pixel_values.shape[-2], pixel_values.shape[-1])
     asked = [(size[1] / 2, size[0] / 2)] if points is None else points
-    _check_points(asked, size)
+    check_points(asked, size)
     prefix = anatomy.encoder_name(segmenter.hf)
     outer, encoder = (segmenter.hf.get_submodule(name) for name in (prefix.partition(".")[0], prefix))
     family = _family(encoder)
@@ -141,12 +144,3 @@ def _chosen(encoder: nn.Module, family: Family, stages: Collection[int] | None) 
 
 def _stage(name: str) -> int:
     return int(next(part for part in name.split(".") if part.isdecimal())) + 1
-
-
-def _check_points(points: Sequence[Point], size: tuple[int, int]) -> None:
-    for x, y in points:
-        if not (0 <= x < size[1] and 0 <= y < size[0]):
-            raise DataError(
-                f"point ({x:g}, {y:g}) lies outside the image: expected x below {size[1]} and y below {size[0]}",
-                hint="give the pixel as X,Y from the top left",
-            )

@@ -1,12 +1,16 @@
 """The record of one query's attention: which cells it sees, and how much each head takes from each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hfseg.errors import DataError
+
+Point = tuple[float, float]
+"""A pixel (x, y), from the top left."""
 Place = tuple[int, int]
 """Row and column of a cell, from 0."""
 
@@ -111,3 +115,17 @@ class AttentionMap:
         centre = (torch.tensor(self.query) + 0.5) * self.stride
         steps = (self.view.cells + 0.5) * torch.tensor(self.key_px) - centre
         return steps.square().sum(1).sqrt()
+
+
+def check_points(points: Sequence[Point], size: tuple[int, int]) -> None:
+    """See that points lie inside an image of `size` (height, width).
+
+    Raises:
+        DataError: one does not.
+    """
+    for x, y in points:
+        if not (0 <= x < size[1] and 0 <= y < size[0]):
+            raise DataError(
+                f"point ({x:g}, {y:g}) lies outside the image: expected x below {size[1]} and y below {size[0]}",
+                hint="give the pixel as X,Y from the top left",
+            )

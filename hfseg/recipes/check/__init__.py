@@ -25,7 +25,14 @@ from hfseg.recipes.check.result import CheckResult, Part, Trial, length
 from hfseg.recipes.console import progress
 from hfseg.recipes.run import FinetuneConfig
 from hfseg.recipes.scoring import AnyDataset
-from hfseg.recipes.training import batches_per_epoch, build_model, check_sharding, make_task, memory_frames
+from hfseg.recipes.training import (
+    batches_per_epoch,
+    build_model,
+    check_clips,
+    check_sharding,
+    make_task,
+    memory_frames,
+)
 from hfseg.viz.grid import Labelled, grid
 
 SAMPLES = 12
@@ -90,6 +97,7 @@ def _open(config: FinetuneConfig, notes: _Notes) -> tuple[dict[str, AnyDataset],
     absent: dict[str, str] = {}
     for part in PARTS:
         try:
+            check_clips(config)
             opened[part] = config.data.open(part).clips(memory_frames(config.model))
         except DataError as error:
             if part == "test":

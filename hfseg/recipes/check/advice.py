@@ -97,8 +97,13 @@ def about_sizes(parts: Mapping[str, Census], augment: AugmentConfig) -> Iterator
 def about_length(
     config: FinetuneConfig, plan: Plan, batches_per_epoch: int | None, num_train: int | None
 ) -> Iterator[Advice]:
-    """Speak of epochs that are shorter than a step, of samples that no epoch sees, and of too long a warm-up."""
+    """Speak of batches not settled yet, of short epochs and the samples they leave out, and of too long a warm-up."""
     accumulation, batch_size = config.train.accumulation, config.loader.batch_size
+    if config.optim.auto_batch:
+        yield Advice(
+            f"`optim.auto_batch` will look for the largest batch at the start of the run: batches of {batch_size} were "
+            f"tried here, and memory and time are those of them; a step stays at {batch_size * accumulation} images"
+        )
     if batches_per_epoch is not None and num_train is not None:
         left_out = num_train - batches_per_epoch * batch_size
         if left_out > LEFT_OUT * num_train:

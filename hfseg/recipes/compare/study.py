@@ -12,6 +12,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from hfseg.config import Config, differences, leaves, put
 from hfseg.errors import DataError
 from hfseg.recipes.run import FinetuneConfig, RunFolder
+from hfseg.recipes.training import idle_clip_settings
 
 Settings = dict[str, Any]
 """Settings of a run that differ from those below them: nested, or by dotted key."""
@@ -20,7 +21,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w+-]*$")]
 
 FULL = "full"
 """The scale at which nothing is changed."""
-FREE_DATA = frozenset({"data.data_dir", "data.rare_class_crop"})
+FREE_DATA = frozenset({"data.data_dir", "data.rare_class_crop", "data.frame_step"})
 """Settings of the data in which members may differ: whether images and labels are the same is seen from the counts."""
 
 
@@ -99,7 +100,14 @@ class StudyConfig(Config):
         for layer in (self.base, self.at_scale.base, *layers, own):
             for key, value in layer.items():
                 put(tree, key, deepcopy(value))
-        return FinetuneConfig.load(flags=tree, flag_names=dict.fromkeys(tree, f"member `{name}`"))
+        config = FinetuneConfig.load(flags=tree, flag_names=dict.fromkeys(tree, f"member `{name}`"))
+        asked = {key for layer in layers for key, _ in leaves(layer)}
+        shared = {key: value for key, value in idle_clip_settings(config).items() if key not in asked}
+        if not shared:
+            return config
+        for key, value in shared.items():  # what members with memory share means nothing to those of single images
+            put(tree, key, value)
+        return FinetuneConfig.load(flags=tree)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 from hfseg.config import Config
 from hfseg.errors import DataError
 from hfseg.explain import Box, Fill, Layer, Method, Point, PredictedPixels, Region, WholeImage, find_layer, observing
+from hfseg.recipes.explain.clips import Pixels, current
 from hfseg.recipes.explain.opened import Opened
 from hfseg.viz import heat_picture
 
@@ -23,7 +24,6 @@ TITLES: dict[Method, str] = {
 }
 NOTHING = "nothing at this layer speaks for"
 
-Pixels = UInt8[np.ndarray, "h w 3"]
 Corners = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt, NonNegativeInt]
 
 
@@ -62,7 +62,7 @@ class CamConfig(Config):
             raise ValueError(f"`{min(idle)}` has no effect without `check`")
         return self
 
-    def region_in(self, image: Pixels) -> Region:
+    def region_in(self, image: UInt8[np.ndarray, "h w 3"]) -> Region:
         """Turn the region's pixels into shares of an image.
 
         Raises:
@@ -104,34 +104,38 @@ class Explainer:
         """The layer's name in the Hugging Face model."""
         return (self._layer.name if self._layer else self._name).removeprefix("hf.")
 
-    def explain(self, image: Pixels, *, keep_class: bool = False) -> Explained:
-        """Explain an image; with `keep_class`, a class that was found in it is that of the following ones too."""
-        opened, pixel_values = self._opened, self._opened.see(image)
+    def explain(self, pixels: Pixels, *, keep_class: bool = False) -> Explained:
+        """Explain an image, or the current frame of a clip; with `keep_class`, a class that was found in it is that of
+        the following ones too.
+        """
+        opened, pixel_values = self._opened, self._opened.see(pixels)
         if self._layer is None:
             self._layer = find_layer(opened.segmenter, self._name, pixel_values)
         with observing(opened.segmenter, self._layer, pixel_values) as seen:
             class_id = self._largest(seen.logits) if self._class_id is None else self._class_id
             if keep_class:
                 self._class_id = class_id
-            region = self._config.region_in(image).mask(seen.logits, class_id)
+            region = self._config.region_in(current(pixels)).mask(seen.logits, class_id)
             heat = seen.explain(class_id, region, self._config.method) if region.any() else None
         return Explained(class_id, heat, region)
 
-    def heat_of(self, image: Pixels, explained: Explained) -> Float[Tensor, "h2 w2"]:
+    def heat_of(self, pixels: Pixels, explained: Explained) -> Float[Tensor, "h2 w2"]:
         """Explain the same class over the same region, whatever the model predicts by now."""
         if self._layer is None:
             raise ValueError("nothing was explained yet")
-        with observing(self._opened.segmenter, self._layer, self._opened.see(image)) as seen:
+        with observing(self._opened.segmenter, self._layer, self._opened.see(pixels)) as seen:
             return seen.explain(explained.class_id, explained.region, self._config.method)
 
-    def picture(self, image: Pixels, explained: Explained, *, name: str) -> Image.Image:
+    def picture(self, pixels: Pixels, explained: Explained, *, name: str) -> Image.Image:
         """Draw an explanation, with what it is in words."""
+        image = current(pixels)
         heat = None if explained.heat is None else explained.heat.cpu().numpy()
         region = explained.region.cpu().numpy()
         return heat_picture(image, heat, region, title=self.title(explained, name), note=self.note(explained))
 
-    def frame(self, image: Pixels, explained: Explained, *, name: str) -> Image.Image:
+    def frame(self, pixels: Pixels, explained: Explained, *, name: str) -> Image.Image:
         """Draw an explanation as one of the frames of a clip: all have the same title and as many lines."""
+        image = current(pixels)
         label = self._opened.space.names[explained.class_id]
         note = f"`{label}` is predicted nowhere in this frame: nothing to explain"
         heat = None if explained.heat is None else explained.heat.cpu().numpy()

@@ -16,12 +16,13 @@ from torch import Tensor
 from hfseg.config import Config
 from hfseg.engine.checkpoint import write_file
 from hfseg.errors import DataError
-from hfseg.models import AttentionMap, attention_maps
+from hfseg.models import AttentionMap, MemoryMap, attention_maps, has_attention, memory_maps
+from hfseg.recipes.explain.clips import Pixels, current, shown_frames
+from hfseg.recipes.explain.memory import memory_lines, memory_row
 from hfseg.recipes.explain.opened import NamedImages, Opened
 from hfseg.video import Clip, VideoWriter, read_ahead
 from hfseg.viz import GifStrip, HeadRow, head_grid
 
-Pixels = UInt8[np.ndarray, "h w 3"]
 QUEUE = 4
 """Frames that are read ahead of the model."""
 GIF_WIDTH_PX = 720
@@ -60,9 +61,9 @@ def run_attention(config: AttentionConfig, opened: Opened, source: NamedImages |
         return _run_clip(config, opened, source)
     written: list[Path] = []
     refused: DataError | None = None
-    for name, image in source:
+    for name, pixels in source:
         try:
-            looked = look(config, opened, image)
+            looked = look(config, opened, pixels)
         except DataError as error:
             refused = error
             opened.skipped.append(name)
@@ -70,7 +71,7 @@ def run_attention(config: AttentionConfig, opened: Opened, source: NamedImages |
             continue
         picture, table = (opened.output / f"{name}-attention{ending}" for ending in (".jpg", ".csv"))
         picture.parent.mkdir(parents=True, exist_ok=True)
-        draw_heads(config, image, looked, name=Path(name).name).save(picture, quality=92, subsampling=0)
+        draw_heads(config, pixels, looked, name=Path(name).name).save(picture, quality=92, subsampling=0)
         write_file(table, table_text(looked))
         written += [picture, table]
     if refused is not None and not written:
@@ -81,8 +82,8 @@ def run_attention(config: AttentionConfig, opened: Opened, source: NamedImages |
 def _run_clip(config: AttentionConfig, opened: Opened, clip: Clip) -> list[Path]:
     film, strip = (opened.output / f"{clip.path.stem}-attention{ending}" for ending in (".mp4", ".gif"))
     gif = GifStrip(max_frames=config.gif_frames, width_px=GIF_WIDTH_PX)
-    with read_ahead(clip.frames(every=config.every), depth=QUEUE) as frames:
-        pictures = ((_picture(config, opened, frame.image, clip.path.name), frame.pts) for frame in frames)
+    with read_ahead(shown_frames(clip, opened.segmenter, every=config.every), depth=QUEUE) as frames:
+        pictures = ((_picture(config, opened, pixels, clip.path.name), frame.pts) for frame, pixels in frames)
         first = next(pictures, None)
         if first is None:
             raise DataError(f"`{clip.path}` has no frames", hint=next(iter(clip.problems), None))
@@ -97,8 +98,8 @@ def _run_clip(config: AttentionConfig, opened: Opened, clip: Clip) -> list[Path]
     return [film, strip]
 
 
-def _picture(config: AttentionConfig, opened: Opened, image: Pixels, name: str) -> Image.Image:
-    return draw_heads(config, image, look(config, opened, image), name=name)
+def _picture(config: AttentionConfig, opened: Opened, pixels: Pixels, name: str) -> Image.Image:
+    return draw_heads(config, pixels, look(config, opened, pixels), name=name)
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ class Looked:
     """The attention maps of one image, in the pixels that the model saw, and how large these are on the image."""
 
     maps: tuple[AttentionMap, ...]
+    """Those of the encoder; none where it has no attention and the model has memory."""
+    memory: tuple[MemoryMap, ...]
+    """What the block behind it reads of the frames in memory."""
+    step: int
+    """Frames from one in memory to the next."""
     point: tuple[int, int]
     seen: tuple[int, int]
     """Height and width at which the model saw the image."""
@@ -113,35 +119,47 @@ class Looked:
     """Pixels of the image, down and across, for one pixel that the model saw."""
 
 
-def look(config: AttentionConfig, opened: Opened, image: Pixels) -> Looked:
-    """Find what the heads look at, in the whole image at the size to which the protocol brings it.
+def look(config: AttentionConfig, opened: Opened, pixels: Pixels) -> Looked:
+    """Find what the heads look at, in the whole image at the size to which the protocol brings it; of a clip, from the
+    current frame, and what its place reads of the frames before.
 
     Raises:
         ModelError: the encoder has no attention, or not in the stages that were asked for.
         DataError: the point lies outside the image.
     """
-    height, width, _ = image.shape
+    height, width, _ = current(pixels).shape
     point = config.point or (width // 2, height // 2)
     if point[0] >= width or point[1] >= height:
         raise DataError(f"point {point[0]},{point[1]} lies outside an image of {width} x {height} pixels")
-    pixel_values = opened.see(image)
-    seen = (pixel_values.shape[2], pixel_values.shape[3])
+    pixel_values, segmenter = opened.see(pixels), opened.segmenter
+    seen = (pixel_values.shape[-2], pixel_values.shape[-1])
     scale = height / seen[0], width / seen[1]
     spot = (point[0] + 0.5) / scale[1], (point[1] + 0.5) / scale[0]
-    maps = attention_maps(opened.segmenter, pixel_values, points=[spot], stages=config.stages)
+    memory = tuple(memory_maps(segmenter, pixel_values, points=[spot]))
+    maps: list[AttentionMap] = []
+    if has_attention(segmenter) or not memory or config.stages is not None:
+        maps = attention_maps(
+            segmenter,
+            pixel_values if pixel_values.ndim == 4 else pixel_values[:, -1],
+            points=[spot],
+            stages=config.stages,
+        )
     if config.blocks == "last":
         maps = list({each.stage: each for each in maps}.values())
-    return Looked(tuple(maps), point, seen, scale)
+    return Looked(tuple(maps), memory, segmenter.memory_step, point, seen, scale)
 
 
-def draw_heads(config: AttentionConfig, image: Pixels, looked: Looked, *, name: str) -> Image.Image:
-    """Draw one row of panels for each block."""
-    heading = [f"{name}: what each head looks at from ({looked.point[0]}, {looked.point[1]})", _sizes(image, looked)]
+def draw_heads(config: AttentionConfig, pixels: Pixels, looked: Looked, *, name: str) -> Image.Image:
+    """Draw one row of panels for each block, and for each grid of cells that is read of memory."""
+    image = current(pixels)
+    looks = "what each head looks at" if looked.maps else "what is read of memory"
+    heading = [f"{name}: {looks} from ({looked.point[0]}, {looked.point[1]})", _sizes(image, looked)]
     rows = [_row(each, looked.scale) for each in looked.maps]
+    rows += [memory_row(each, pixels, scale=looked.scale, step=looked.step) for each in looked.memory]
     return head_grid(image, rows, heading=heading, shared_scale=config.scale == "block")
 
 
-def _sizes(image: Pixels, looked: Looked) -> str:
+def _sizes(image: UInt8[np.ndarray, "h w 3"], looked: Looked) -> str:
     height, width, _ = image.shape
     seen = f"{looked.seen[1]} x {looked.seen[0]}"
     reduced = "" if looked.seen == (height, width) else f", which the model sees at {seen}"
@@ -180,7 +198,10 @@ def _elsewhere(found: AttentionMap) -> dict[str, Float[Tensor, " heads"]]:
 
 
 def table_text(looked: Looked) -> str:
-    """Write a line of CSV for each head: how far it looks on average, in pixels of the image, and what it looks at."""
+    """Write a line of CSV for each head: how far it looks on average, in pixels of the image, and what it looks at.
+
+    What is read of memory has a line for each frame, in the place of a head.
+    """
     columns = (
         "stage,block,head,attention,dilation,key_rows,key_columns,cells,reach_px,mean_distance_px,max_weight,elsewhere"
     )
@@ -195,4 +216,6 @@ def table_text(looked: Looked) -> str:
             numbers = (found.reach_px * to_image, float(found.distance_px[head]) * to_image)
             shares = (float(found.largest[head]), away)
             writer.writerow([*row, *(f"{number:.1f}" for number in numbers), *(f"{share:.6f}" for share in shares)])
+    for line in (line for found in looked.memory for line in memory_lines(found, looked.scale[1], step=looked.step)):
+        writer.writerow(line)
     return buffer.getvalue()

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from hfseg.errors import DataError
-from hfseg.recipes.explain.activation import CamConfig, Explained, Explainer, Pixels
+from hfseg.recipes.explain.activation import CamConfig, Explained, Explainer
 from hfseg.recipes.explain.check import check_explanation
+from hfseg.recipes.explain.clips import Pixels, shown_frames
 from hfseg.recipes.explain.opened import Line, NamedImages, Opened, list_pictures
 from hfseg.video import Clip, VideoWriter, read_ahead
 from hfseg.viz import GifStrip
@@ -33,14 +34,14 @@ def run_cam(config: CamConfig, opened: Opened, source: NamedImages | Clip) -> li
         return _run_clip(config, opened, explainer, source)
     written: list[Path] = []
     refused: DataError | None = None
-    for name, image in source:
-        explained = explainer.explain(image)
+    for name, pixels in source:
+        explained = explainer.explain(pixels)
         if explained.heat is None:
             refused = _absent(opened, explained, name)
             opened.skipped.append(name)
             opened.progress(f"skipped: {refused.message}")
             continue
-        written += _write(config, opened, explainer, (name, image), explained)
+        written += _write(config, opened, explainer, (name, pixels), explained)
     if refused is not None and not written:
         raise refused
     return written
@@ -49,17 +50,17 @@ def run_cam(config: CamConfig, opened: Opened, source: NamedImages | Clip) -> li
 def _write(
     config: CamConfig, opened: Opened, explainer: Explainer, named: tuple[str, Pixels], explained: Explained
 ) -> list[Path]:
-    name, image = named
+    name, pixels = named
     label = opened.space.names[explained.class_id]
     path = opened.output / f"{name}-cam-{word(label)}.jpg"
     path.parent.mkdir(parents=True, exist_ok=True)
-    explainer.picture(image, explained, name=Path(name).name).save(path, quality=92, subsampling=0)
+    explainer.picture(pixels, explained, name=Path(name).name).save(path, quality=92, subsampling=0)
     title = explainer.title(explained, Path(name).name)
     list_pictures(opened.output, [Line(str(path.relative_to(opened.output)), "cam", title, explainer.note(explained))])
     if not config.check:
         return [path]
     stem = opened.output / f"{name}-check-{word(label)}"
-    return [path, *check_explanation(config, opened, explainer, image, explained, stem)]
+    return [path, *check_explanation(config, opened, explainer, pixels, explained, stem)]
 
 
 def _absent(opened: Opened, explained: Explained, name: str) -> DataError:
@@ -74,18 +75,18 @@ def _absent(opened: Opened, explained: Explained, name: str) -> DataError:
 def _run_clip(config: CamConfig, opened: Opened, explainer: Explainer, clip: Clip) -> list[Path]:
     gif = GifStrip(max_frames=config.gif_frames, width_px=GIF_WIDTH_PX)
     name, shown, count = clip.path.stem, 0, 0
-    with read_ahead(clip.frames(every=config.every), depth=QUEUE) as frames:
+    with read_ahead(shown_frames(clip, opened.segmenter, every=config.every), depth=QUEUE) as frames:
         first = next(frames, None)
         if first is None:
             raise DataError(f"`{clip.path}` has no frames", hint=next(iter(clip.problems), None))
-        explained = explainer.explain(first.image, keep_class=True)
+        explained = explainer.explain(first[1], keep_class=True)
         label = opened.space.names[explained.class_id]
         film, strip = (opened.output / f"{name}-cam-{word(label)}{ending}" for ending in (".mp4", ".gif"))
-        size = explainer.frame(first.image, explained, name=name).size
+        size = explainer.frame(first[1], explained, name=name).size
         with VideoWriter(film, clip, size=(size[1], size[0])) as writer:
-            for frame in itertools.chain([first], frames):
-                explained = explainer.explain(frame.image)
-                picture = explainer.frame(frame.image, explained, name=name)
+            for frame, pixels in itertools.chain([first], frames):
+                explained = explainer.explain(pixels)
+                picture = explainer.frame(pixels, explained, name=name)
                 picture = picture if picture.size == size else picture.resize(size)  # a clip may change its size
                 gif.add(picture)
                 writer.write(np.asarray(picture), frame.pts)

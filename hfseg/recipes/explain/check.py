@@ -11,20 +11,21 @@ from torch import Tensor
 from hfseg.engine.checkpoint import write_file
 from hfseg.explain import Similarity, measure_faithfulness, randomization_check
 from hfseg.models import anatomy
-from hfseg.recipes.explain.activation import CamConfig, Explained, Explainer, Pixels
+from hfseg.recipes.explain.activation import CamConfig, Explained, Explainer
+from hfseg.recipes.explain.clips import Pixels
 from hfseg.recipes.explain.opened import Line, Opened, list_pictures
 from hfseg.viz import check_figure, check_title, write_png
 
 
 def check_explanation(
-    config: CamConfig, opened: Opened, explainer: Explainer, image: Pixels, explained: Explained, stem: Path
+    config: CamConfig, opened: Opened, explainer: Explainer, pixels: Pixels, explained: Explained, stem: Path
 ) -> list[Path]:
     """Measure whether a map is faithful and rests on the weights; write `STEM.png` and `STEM.json`."""
     if explained.heat is None:
         raise ValueError("there is no map to check")
     measured = measure_faithfulness(
         opened.segmenter,
-        opened.see(image),
+        opened.see(pixels),
         explained.heat,
         explained.region,
         explained.class_id,
@@ -40,7 +41,7 @@ def check_explanation(
         "region": config.region,
         "fill": config.fill,
         **measured.to_json(),
-        "randomization": [asdict(step) for step in _randomized(opened, explainer, image, explained)],
+        "randomization": [asdict(step) for step in _randomized(opened, explainer, pixels, explained)],
     }
     picture, numbers = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.json")
     write_png(check_figure(facts), picture)
@@ -51,7 +52,7 @@ def check_explanation(
     return [picture, numbers]
 
 
-def _randomized(opened: Opened, explainer: Explainer, image: Pixels, explained: Explained) -> list[Similarity]:
+def _randomized(opened: Opened, explainer: Explainer, pixels: Pixels, explained: Explained) -> list[Similarity]:
     """Compare the map with those of models whose weights are drawn anew, from the heads down to the stem."""
     hf = opened.segmenter.hf
     heads = [name for name in anatomy.head_names(hf) if "auxiliary" not in name]
@@ -59,7 +60,7 @@ def _randomized(opened: Opened, explainer: Explainer, image: Pixels, explained: 
     trained = [name for name in modules if any(True for _ in hf.get_submodule(name).parameters())]
 
     def explain() -> Float[Tensor, "h w"]:
-        return explainer.heat_of(image, explained)
+        return explainer.heat_of(pixels, explained)
 
     steps = randomization_check(opened.segmenter, [f"hf.{name}" for name in trained], explain)
     return [Similarity(name, step.spearman, step.ssim) for name, step in zip(trained, steps, strict=True)]

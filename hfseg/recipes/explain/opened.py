@@ -17,11 +17,12 @@ from hfseg.engine.inference import ProtocolConfig, SquashConfig, resize_pixels
 from hfseg.errors import DataError, ModelError
 from hfseg.labels import LabelSpace
 from hfseg.models import Segmenter, anatomy
+from hfseg.recipes.explain.clips import Pixels
 
 INDEX = "pictures.json"
 
-NamedImages = Iterable[tuple[str, UInt8[np.ndarray, "_h _w 3"]]]
-"""Images with the names of their pictures, without ending."""
+NamedImages = Iterable[tuple[str, UInt8[np.ndarray, "*_t _h _w 3"]]]
+"""Images, or for models with memory clips, with the names of their pictures, without ending."""
 
 
 @dataclass
@@ -38,14 +39,18 @@ class Opened:
     skipped: list[str] = field(default_factory=list)
     """The names of the images that there was nothing to explain in."""
 
-    def see(self, image: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h2 w2"]:
-        """Bring an image to the size at which the model is shown whole images, as values of 0..1 on its device."""
-        seen = model_input(image, short_side=self.protocol.loader_short_side)
-        pixel_values = torch.from_numpy(seen.copy()).permute(2, 0, 1)[None].to(self.segmenter.mean.device)
+    def see(self, pixels: Pixels) -> Float[Tensor, "1 *t 3 h2 w2"]:
+        """Bring an image, or the frames of a clip, to the size at which the model is shown whole images, as values of
+        0..1 on its device.
+        """
+        frames = pixels if pixels.ndim == 4 else pixels[None]
+        seen = model_input(frames, short_side=self.protocol.loader_short_side)
+        pixel_values = torch.from_numpy(seen).permute(0, 3, 1, 2).to(self.segmenter.mean.device)
         if isinstance(self.protocol, SquashConfig):
             size = self.protocol.size
             pixel_values = resize_pixels(pixel_values, (size, size) if isinstance(size, int) else size)
-        return pixel_values if pixel_values.is_floating_point() else pixel_values / 255
+        pixel_values = pixel_values if pixel_values.is_floating_point() else pixel_values / 255
+        return pixel_values if pixels.ndim == 3 else pixel_values[None]
 
     def layer_name(self, text: str | None) -> str:
         """Find the full name of a layer, as `layer_name` does."""

@@ -3,7 +3,6 @@
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,14 @@ from hfseg.engine.smoothing import SmoothingConfig
 from hfseg.engine.stop import stop_on_signals
 from hfseg.errors import ConfigError, DataError
 from hfseg.labels import LabelSpace
-from hfseg.models import Segmenter, open_model
+from hfseg.models import Segmenter, StreamConfig, open_model
 from hfseg.recipes.clip_output import VideoConfig
 from hfseg.recipes.inputs import Inputs, find_inputs
 from hfseg.recipes.pictures import draw, predict_images
 from hfseg.recipes.predict.submission import Benchmark, submission_space, write_archive, write_raw_mask
 from hfseg.recipes.predict.video import ClipResult, ModelFrames, predict_clip
 from hfseg.recipes.run import RunFolder
-from hfseg.video import Clip, ImageSequence, VideoFile, require_av
+from hfseg.video import require_av
 
 
 class PredictConfig(Config):
@@ -46,6 +45,7 @@ class PredictConfig(Config):
     """Write only masks of this data set's raw values, and a zip of them: what its server takes."""
     video: VideoConfig = VideoConfig()
     smoothing: SmoothingConfig = SmoothingConfig()
+    memory: StreamConfig = StreamConfig()
     runtime: DeviceConfig = DeviceConfig()
 
     @model_validator(mode="after")
@@ -86,7 +86,7 @@ def run(config: PredictConfig, *, progress: Callable[[str], None]) -> Result:
     protocol = config.protocol or (settings.protocol if settings else WholeConfig())
     raw_space = settings.data.labels() if settings and config.labels_dir else space
     written, skipped = _images(config, inputs, segmenter, (space, raw_space), protocol, progress)
-    predictor = ModelFrames(segmenter, protocol, config.smoothing.build())
+    predictor = ModelFrames(segmenter, protocol, config.smoothing.build(), config.memory)
     clips = _clips(config, inputs, predictor, space, skipped, progress)
     written += [path for clip in clips for path in clip.written]
     return Result(tuple(written), tuple(skipped), tuple(clips))
@@ -99,9 +99,9 @@ def _check_settings(config: PredictConfig, inputs: Inputs) -> None:
         ConfigError: it has not.
         DataError: PyAV is missing.
     """
-    videos = len(inputs.videos) + len(inputs.sequences)
+    videos = len(inputs.clips)
     given = config.model_fields_set
-    idle = {"video", "smoothing"} if not videos else {"labels_dir", "submission", "batch_size"}
+    idle = {"video", "smoothing", "memory"} if not videos else {"labels_dir", "submission", "batch_size"}
     found = sorted(idle & {name for name in given if getattr(config, name) is not None})
     if found and (not videos or not inputs.images):
         kind, others = ("images", "videos") if not videos else ("videos", "images")
@@ -154,27 +154,24 @@ def _clips(
     progress: Callable[[str], None],
 ) -> list[ClipResult]:
     """Predict the clips; one that cannot be read at all is named and skipped."""
-    paths, names, results = (*inputs.videos, *inputs.sequences), inputs.names(), []
+    paths, names, results = inputs.clips, inputs.names(), []
     if not paths:
         return []
-    about = {"model": config.model, "protocol": predictor.protocol.to_text(), "smoothing": config.smoothing.decay}
+    about = {
+        "model": config.model,
+        "protocol": predictor.protocol.to_text(),
+        "smoothing": config.smoothing.decay,
+        **predictor.memory_facts,
+    }
     with stop_on_signals() as wish:
         for path in paths:
             try:
-                clip, stem = _open(path, inputs, config.video), config.output / names[path]
+                clip, stem = inputs.open_clip(path, fps=config.video.fps), config.output / names[path]
                 results.append(predict_clip(clip, predictor, space, config.video, stem, about=about, wish=wish))
             except DataError as error:
                 skipped.append(str(path))
                 progress(f"skipped: {error.message}")
     return results
-
-
-def _open(path: Path, inputs: Inputs, config: VideoConfig) -> Clip:
-    """Open a video file, or a folder of images that is one clip."""
-    if path not in inputs.sequences:
-        return VideoFile(path)
-    rate = Fraction(config.fps).limit_denominator(1001)
-    return ImageSequence(path, inputs.sequences[path], rate=rate, read=read_image)
 
 
 def _batches(

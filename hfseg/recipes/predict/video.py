@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from hfseg.engine.smoothing import Smoother
 from hfseg.engine.stop import StopWish
 from hfseg.errors import ConfigError, RunInterrupted
 from hfseg.labels import LabelSpace
-from hfseg.models import FrameStream, Segmenter
+from hfseg.models import FrameStream, Segmenter, StreamConfig
 from hfseg.recipes.clip_output import ClipOutput, Predicted, VideoConfig
 from hfseg.recipes.console import say
 from hfseg.video import Clip, CutDetector, Frame, FramePredictor, read_ahead, write_behind
@@ -40,14 +40,20 @@ class ModelFrames:
     A model with memory is shown each frame once, and keeps what it needs of those before.
 
     Raises:
-        ConfigError: the protocol shows a frame several times, or in windows, each of which would need a memory.
+        ConfigError: the protocol shows a frame several times, or in windows, each of which would need a memory; or
+            `memory` is set and the model has none.
     """
 
     segmenter: Segmenter
     protocol: ProtocolConfig
     smoother: Smoother | None = None
+    memory: StreamConfig = field(default_factory=StreamConfig)
 
     def __post_init__(self) -> None:
+        if not self.segmenter.memory_frames and self.memory != StreamConfig():
+            raise ConfigError(
+                "`memory` has no effect: the model sees every frame by itself", hint="leave `memory` settings out"
+            )
         protocol = self.protocol
         several = isinstance(protocol, SlideConfig) or len(protocol.scales) > 1 or protocol.flip
         if self.segmenter.memory_frames and several:
@@ -74,9 +80,18 @@ class ModelFrames:
         if isinstance(self._model, FrameStream):
             self._model.reset()
 
+    @property
+    def memory_facts(self) -> dict[str, Any]:
+        """What the model remembers, as it stands beside its predictions; nothing of a model without memory."""
+        if not isinstance(self._model, FrameStream):
+            return {}
+        stream = self._model
+        kept = {"frames": stream.memory_frames, "step": stream.step, "precision": self.memory.precision}
+        return {"memory": kept}
+
     @cached_property
     def _model(self) -> Segmenter | FrameStream:
-        return FrameStream(self.segmenter) if self.segmenter.memory_frames else self.segmenter
+        return self.memory.build(self.segmenter) if self.segmenter.memory_frames else self.segmenter
 
 
 @dataclass(frozen=True)
