@@ -146,6 +146,10 @@ def test_corruptions_have_a_row_each_and_a_column_for_each_severity():
         "mIoU 60.00 % under 2 corruptions on average, 71.32 % clean: 15.88 % of it is lost, most to fog (29.90 %); "
         "whole image, short side 512"
     )
+    *others, mean = FULL["corruption_means"]
+    assert "clean: a gain of 5.00 %, as of models that have learned little; lowest under fog; whole" in (
+        corruption_summary(FULL | {"corruption_means": [*others, mean | {"drop": -0.05}]})
+    )
     rows = list(csv.reader(io.StringIO(corruptions_csv(FULL))))
     assert rows[0] == ["corruption", "severity", "miou_percent", "lost_percent", "protocol"]
     assert rows[1] == ["clean", "0", "71.3240", "0.0000", "whole image, short side 512"]

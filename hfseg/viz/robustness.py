@@ -14,10 +14,14 @@ def corruption_summary(metrics: Mapping[str, Any]) -> str:
     """Say what corruption costs on average, and which one costs most."""
     *rows, mean = metrics["corruption_means"]
     worst = min(rows, key=lambda row: row["mean_iou"])
+    change = (
+        f"{percent(mean['drop'])} of it is lost, most to {worst['name']} ({percent(worst['drop'])})"
+        if mean["drop"] >= 0
+        else f"a gain of {percent(-mean['drop'])}, as of models that have learned little; lowest under {worst['name']}"
+    )
     return (
         f"mIoU {percent(mean['mean_iou'])} under {len(rows)} corruption{'s' if len(rows) != 1 else ''} on average, "
-        f"{percent(metrics['mean_iou'])} clean: {percent(mean['drop'])} of it is lost, most to {worst['name']} "
-        f"({percent(worst['drop'])}); {protocol_words(metrics)}"
+        f"{percent(metrics['mean_iou'])} clean: {change}; {protocol_words(metrics)}"
     )
 
 
