@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hfseg.cli.compare import MemberOptions, _members, _slug
+from hfseg.cli.compare import MemberOptions, _members, _settings, _slug
 from hfseg.config import differences
 from hfseg.errors import CheckpointError, ConfigError, DataError, RunFailed
 from hfseg.recipes import compare, finetune
@@ -131,6 +131,14 @@ def test_the_small_scale_is_one_setting_away():
     runs = config.study.runs(Path("out"))
     assert len(runs) == 10
     assert {run.config.train.epochs for run in runs} == {1}
+
+
+def test_what_is_asked_for_beside_a_scale_holds_at_it():
+    path = ROOT / "hfseg" / "configs" / "losses-study.yaml"
+    shared = {"base.data.data_dir": "camvid", "base.train.epochs": 3, "seeds": [4, 5]}
+    for scale in ("small", "full"):
+        runs = _settings(path, {}, shared, [f"study.scale={scale}"]).study.runs(Path("out"))
+        assert {(run.seed, run.config.train.epochs) for run in runs} == {(4, 3), (5, 3)}
 
 
 def test_encoders_and_heads_become_members():

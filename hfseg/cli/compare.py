@@ -2,9 +2,10 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -24,6 +25,9 @@ from hfseg.cli.options import (
     spread,
 )
 from hfseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hfseg.recipes.compare import CompareConfig
 
 UNUSED_BY_COSTS = ("loss", "epochs", "steps", "batch_size", "lr")
 """Options of a recipe that change nothing about what a model costs."""
@@ -97,11 +101,12 @@ def compare(
     path = _study_path(members.study, output if resume else None)
     trains = bool(named) or path is not None
     base = _base(recipe, data, protocol, run, path=path, trains=trains, has_members=bool(named))
+    shared = {"seeds": None if members.seeds is None else _numbers(members.seeds)}
+    if trains:
+        shared |= {f"base.{key}": value for key, value in base.items()}
     flags = given(
         {
             "study.members": named or None,
-            "study.seeds": None if members.seeds is None else _numbers(members.seeds),
-            **({f"study.base.{key}": value for key, value in base.items()} if trains else {}),
             **_protocol(protocol, runs, trains=trains),
             "runs": [str(path) for path in runs or ()] or None,
             "split": split,
@@ -114,12 +119,29 @@ def compare(
 
     from hfseg.recipes import compare as verb
 
-    settings = verb.CompareConfig.load(yaml_path=path, flags=flags, sets=run.sets or (), flag_names=FLAG_NAMES)
+    settings = _settings(path, flags, given(shared), run.sets or ())
     result = verb.run(settings, resume=resume)
     typer.echo(json.dumps(result.comparison) if run.as_json else result.to_text())
     say(f"page: {result.page}")
     if result.has_failures:
         raise typer.Exit(1)
+
+
+def _settings(path: Path | None, flags: Flags, shared: Flags, sets: Sequence[str]) -> "CompareConfig":
+    """Resolve a comparison; what is `shared` by all members holds at the scale that is chosen, whatever the scale says.
+
+    Raises:
+        ConfigError: a key or a value is wrong.
+    """
+    from hfseg.recipes.compare import CompareConfig
+
+    def load(*prefixes: str) -> "CompareConfig":
+        of_study = {f"{prefix}.{key}": value for prefix in prefixes for key, value in shared.items()}
+        return CompareConfig.load(yaml_path=path, flags={**flags, **of_study}, sets=sets, flag_names=FLAG_NAMES)
+
+    settings = load("study")
+    scale = settings.study.scale
+    return load("study", f"study.scales.{scale}") if scale in settings.study.scales else settings
 
 
 def _check_costs(recipe: RecipeOptions, others: Flags) -> None:
