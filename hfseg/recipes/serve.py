@@ -120,10 +120,10 @@ def run(folder: Path, *, port: int = PORT, browser: bool = True, progress: Calla
         ConfigError: the port cannot be had.
     """
     with open_server(folder, port) as server:
-        progress(f"{server.url} shows `{folder}` to this machine; Ctrl-C ends it")
-        if browser:
-            webbrowser.open(server.url)
         try:
+            progress(f"{server.url} shows `{folder}` to this machine; Ctrl-C ends it")
+            if browser:
+                webbrowser.open(server.url)
             server.serve_forever()
         except KeyboardInterrupt:
             progress("the page is no longer served")
