@@ -5,19 +5,21 @@ RUN := $(VENV)/bin
 READY := $(VENV)/.ready
 VENV_XLA := .venv-xla
 
+unexport PYTHONDONTWRITEBYTECODE  # the suite starts many processes: what one has compiled, the next ones read
+
 .PHONY: demo test test-xla quick kill lint type bench docs ci clean
 
 demo: $(READY)  ## fine-tune on the embedded photograph, score it, draw it: under three minutes on two cores
 	$(RUN)/hfseg finetune
 
 test: $(READY)  ## the whole suite but for the long kill tests
-	$(RUN)/pytest -n 2 --dist loadfile -m "not kill and not gpu"
+	$(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not kill and not gpu"
 
 test-xla: $(VENV_XLA)/.ready  ## train, resume and score on XLA, in an environment of its own (8 GB), about ten minutes
 	$(VENV_XLA)/bin/pytest tests_xla
 
 quick: $(READY)  ## the everyday subset, about a minute
-	$(RUN)/pytest -n 2 --dist loadfile -m "not slow and not kill and not gpu"
+	$(RUN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not kill and not gpu"
 
 kill: $(READY)  ## kill a run at random moments and resume it
 	$(RUN)/pytest -m kill

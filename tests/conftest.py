@@ -1,5 +1,6 @@
 """Every test runs offline and on one thread: small maps are quicker so, and sums come out the same everywhere."""
 
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -8,6 +9,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
+gc.disable()  # until everything is imported, which makes millions of objects and hardly any garbage
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which any model may do
 
@@ -15,3 +18,14 @@ if not torch.cuda.is_available():
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every later search for garbage: it is most of what there is, and it stays."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    """Let everything be found again at the end, or extensions tell of leaks."""
+    gc.unfreeze()

@@ -5,9 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from commands import run
 from safetensors.torch import load_file
 
+import hfseg
+
 BIN = Path(sys.executable).parent
+HFSEG_SCRIPT = Path(hfseg.__file__).with_name("__main__.py")
 RANKS_TRAIN = str(Path(__file__).with_name("ranks_train.py"))
 
 
@@ -24,9 +28,11 @@ def launch(*command: str, code: int = 0, **environment: str) -> subprocess.Compl
     return done
 
 
-def torchrun(count: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Start `count` processes."""
-    return launch("torchrun", "--standalone", "--nproc_per_node", str(count), *arguments)
+def torchrun(count: int, script: str | Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in `count` processes, which are forked instead of started: they need not import everything again."""
+    forked = ("--start-method", "fork", "--run-path", str(script))
+    options = ("--standalone", "--nproc-per-node", str(count), *forked, *arguments)
+    return run("torch.distributed.run", *options, ACCELERATE_USE_CPU="true")
 
 
 def train(count: int, config: Path, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

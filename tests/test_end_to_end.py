@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from commands import QUICK, hfseg, start
+from commands import QUICK, hfseg, installed, start
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -38,7 +38,7 @@ def assert_same_weights(one: dict, other: dict) -> None:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "six"
-    done = hfseg("finetune", *QUICK, *SIX, "--output", folder)
+    done = installed("finetune", *QUICK, *SIX, "--output", folder)
     assert "mIoU" in done.stdout
     assert "step 6/6" in done.stderr
     return folder
@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(run, tmp_path):
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-    hfseg("finetune", "--output", folder, "--resume")
+    installed("finetune", "--output", folder, "--resume")
     assert_same_weights(weights(folder), weights(run))
     assert_same_weights(weights(folder, "best-miou"), weights(run, "best-miou"))
     assert records(folder, "train") == records(run, "train")
@@ -107,7 +107,7 @@ def test_sigterm_saves_and_says_how_to_go_on(run, tmp_path):
 
 
 def test_evaluate_gives_the_scores_of_the_run(run):
-    done = hfseg("evaluate", run, "--json")
+    done = installed("evaluate", run, "--json")
     found, kept = json.loads(done.stdout), json.loads((run / "metrics.json").read_text())
     assert found["confusion"] == kept["confusion"]
     table = hfseg("evaluate", run, "--split", "train").stdout
@@ -121,7 +121,7 @@ def test_predict_draws_masks_of_the_images_own_size_and_names_broken_files(run, 
     for name, size in {"wide": (97, 64), "tall": (50, 101)}.items():
         Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(tmp_path / f"{name}.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
-    done = hfseg("predict", run, tmp_path, "--output", tmp_path / "out", code=1)
+    done = installed("predict", run, tmp_path, "--output", tmp_path / "out", code=1)
     assert "broken.jpg" in done.stderr
     mask = Image.open(tmp_path / "out" / "wide.png")
     assert (mask.mode, mask.size) == ("P", (97, 64))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from launches import torchrun
 from ranks_evaluate import PROTOCOLS
-from test_processes import torchrun
 from torch import nn
 from torch.nn import functional as F
 

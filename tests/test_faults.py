@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 from commands import QUICK, hfseg, start
+from launches import HFSEG_SCRIPT, torchrun
 from test_data_loader import AUGMENT, SPACE, equal, made, row, streamed, table
 from test_end_to_end import assert_same_weights, weights
 from test_engine_checkpoint import state
@@ -353,17 +354,12 @@ def test_a_lost_worker_ends_the_command(tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_to_torchrun_stops_all_ranks_at_one_step_with_a_whole_checkpoint(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     short = [*QUICK, "--steps", "24", "--set", "train.eval_every=24", "--set", "train.log_every=1"]
-
-    def run(name, *more):
-        return subprocess.Popen(
-            [*command, "-m", "hfseg", "finetune", "--output", str(tmp_path / name), *more],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        )  # fmt: skip
-
-    with run("cut", *short) as process:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hfseg"]
+    with subprocess.Popen(
+        [*command, "finetune", "--output", str(tmp_path / "cut"), *short],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+    ) as process:  # fmt: skip
         until_it_trains(tmp_path / "cut", process)
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=300)
@@ -371,8 +367,6 @@ def test_sigterm_to_torchrun_stops_all_ranks_at_one_step_with_a_whole_checkpoint
     assert process.returncode == 1, said
     assert len(steps) == 2
     assert len(set(steps)) == 1, said
-    for how in (run("cut", "--resume"), run("whole", *short)):
-        with how as process:
-            said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said
+    torchrun(2, HFSEG_SCRIPT, "finetune", "--output", str(tmp_path / "cut"), "--resume")
+    torchrun(2, HFSEG_SCRIPT, "finetune", "--output", str(tmp_path / "whole"), *short)
     assert_same_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))

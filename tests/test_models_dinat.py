@@ -1,13 +1,12 @@
 """NAT and DiNAT: equal to the last stack that ran them, at any size, with every option of the published classes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from alone import run_alone
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoBackbone, AutoConfig, DinatConfig, PreTrainedModel
@@ -333,30 +332,36 @@ NATTENS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("natten", sorted(NATTENS))
-@pytest.mark.parametrize("order", ["hfseg first", "transformers first"])
-def test_the_auto_classes_know_both_whichever_natten_there_is(natten: str, order: str, tmp_path: Path):
-    if NATTENS[natten] is not None:
-        package = tmp_path / "natten"
-        package.mkdir()
-        (package / "__init__.py").write_text("__version__ = '0.0'\n")
-        (package / "functional.py").write_text(NATTENS[natten])
-        metadata = tmp_path / "natten-0.0.dist-info"
+KNOWS_BOTH = """
+import torch
+for name in ('nat', 'dinat'):
+    config = CONFIG_MAPPING[name](embed_dim=8, num_heads=[1, 1, 1, 1], out_features=['stage4'])
+    model = AutoBackbone.from_config(config)
+    assert type(model).__module__.startswith('hfseg.'), type(model)
+    assert model(torch.rand(1, 3, 64, 64)).feature_maps[0].shape == (1, 64, 2, 2)
+"""
+
+
+def install(functional: str | None, folder: Path) -> None:
+    """Lay out a natten whose functions are these."""
+    if functional is not None:
+        package, metadata = folder / "natten", folder / "natten-0.0.dist-info"
+        package.mkdir(parents=True)
         metadata.mkdir()
+        (package / "__init__.py").write_text("__version__ = '0.0'\n")
+        (package / "functional.py").write_text(functional)
         (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: natten\nVersion: 0.0\n")
+
+
+@pytest.mark.slow
+def test_the_auto_classes_know_both_whichever_natten_there_is_and_in_either_order(tmp_path: Path):
     lines = ["import hfseg", "from transformers import AutoBackbone, CONFIG_MAPPING"]
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {'; '.join(lines if order == 'hfseg first' else lines[::-1])}\n"
-        "import torch\n"
-        "for name in ('nat', 'dinat'):\n"
-        "    config = CONFIG_MAPPING[name](embed_dim=8, num_heads=[1, 1, 1, 1], out_features=['stage4'])\n"
-        "    model = AutoBackbone.from_config(config)\n"
-        "    assert type(model).__module__.startswith('hfseg.'), type(model)\n"
-        "    assert model(torch.rand(1, 3, 64, 64)).feature_maps[0].shape == (1, 64, 2, 2)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    codes = []
+    for kind, functional in NATTENS.items():
+        install(functional, tmp_path / kind)
+        found = f"import sys; sys.path.insert(0, {str(tmp_path / kind)!r})"
+        codes += ["\n".join([found, *order, KNOWS_BOTH]) for order in (lines, lines[::-1])]
+    run_alone(*codes)
 
 
 @pytest.mark.parametrize("strange", [False, True])

@@ -1,13 +1,12 @@
 """Encoders of timm: errors where it cannot be had, everywhere; models, where it can."""
 
-import os
-import subprocess
-import sys
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from alone import run_alone
 from test_models_backbones import LABELS, randomize
 from transformers import AutoModelForSemanticSegmentation
 
@@ -34,40 +33,48 @@ def package(folder: Path, name: str, code: str) -> None:
     (folder / name / "__init__.py").write_text(code)
 
 
-def refusal(folder: Path) -> str:
-    """What is said of `timm:resnet18` in a fresh process that finds the packages of `folder` first."""
-    code = (
-        "from hfseg.models.backbones import plan\n"
-        "from hfseg.errors import ModelError\n"
-        "try:\n    plan('timm:resnet18', 'none', overrides={})\n"
-        "except ModelError as error:\n    print(error)\n"
-    )
-    path = os.pathsep.join([str(folder), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    run = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
-    )
-    return run.stdout
+REFUSED = """
+import json
+from hfseg.models.backbones import plan
+from hfseg.errors import ModelError
+try:
+    plan('timm:resnet18', 'none', overrides={})
+except ModelError as error:
+    print(json.dumps(str(error)))
+"""
+FAILURES = [
+    "RuntimeError('operator torchvision::nms does not exist')",
+    "ModuleNotFoundError(\"No module named 'torchvision'\", name='torchvision')",
+    "ImportError('libcudart.so.13: cannot open shared object file')",
+]
+NO_TIMM = "ModuleNotFoundError(\"No module named 'timm'\", name='timm')"
+
+
+def finding(folder: Path, timm: str, code: str) -> str:
+    """Code that finds a timm of our own first."""
+    folder.mkdir()
+    package(folder, "timm", timm)
+    return f"import sys\nsys.path.insert(0, {str(folder)!r})\n{code}"
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is said of `timm:resnet18` in processes that find a timm which fails in one way or another."""
+    folder, failures = tmp_path_factory.mktemp("timm"), [*FAILURES, NO_TIMM]
+    codes = [finding(folder / str(place), f"raise {each}", REFUSED) for place, each in enumerate(failures)]
+    return dict(zip(failures, map(json.loads, run_alone(*codes).splitlines()), strict=True))
 
 
 @pytest.mark.slow
-def test_without_timm_the_install_line_is_given(tmp_path: Path):
-    package(tmp_path, "timm", "raise ModuleNotFoundError(\"No module named 'timm'\", name='timm')")
-    message = "encoders of timm need the package timm, which is not installed\n\nhint: pip install 'hfseg[timm]'\n"
-    assert refusal(tmp_path) == message
+def test_without_timm_the_install_line_is_given(refusals: dict[str, str]):
+    message = "encoders of timm need the package timm, which is not installed\n\nhint: pip install 'hfseg[timm]'"
+    assert refusals[NO_TIMM] == message
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "failure",
-    [
-        "RuntimeError('operator torchvision::nms does not exist')",
-        "ModuleNotFoundError(\"No module named 'torchvision'\", name='torchvision')",
-        "ImportError('libcudart.so.13: cannot open shared object file')",
-    ],
-)
-def test_a_torchvision_that_is_missing_or_broken_is_named(failure: str, tmp_path: Path):
-    package(tmp_path, "timm", f"raise {failure}")  # timm imports torchvision, which fails so
-    said = refusal(tmp_path)
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_torchvision_that_is_missing_or_broken_is_named(failure: str, refusals: dict[str, str]):
+    said = refusals[failure]  # timm imports torchvision, which fails so
     assert said.startswith("timm needs torchvision, which cannot be imported: ")
     assert failure.split("(")[1].split(")")[0].split(", name")[0][1:-1] in said
     assert f"install the build of torchvision that belongs to torch {torch.__version__}" in said
@@ -76,9 +83,7 @@ def test_a_torchvision_that_is_missing_or_broken_is_named(failure: str, tmp_path
 @pytest.mark.slow
 @pytest.mark.skipif(has_timm(), reason="Transformers imports timm itself where torchvision works")
 def test_importing_the_models_does_not_import_timm(tmp_path: Path):
-    package(tmp_path, "timm", "raise AssertionError('imported')")
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    subprocess.run([sys.executable, "-c", "import hfseg.models"], env={**os.environ, "PYTHONPATH": path}, check=True)
+    run_alone(finding(tmp_path / "timm", "raise AssertionError('imported')", "import hfseg.models"))
 
 
 def tiny(name: str, **others: Any) -> Segmenter:

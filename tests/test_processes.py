@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import QUICK, hfseg
-from launches import assert_close_weights, launch, torchrun, train
+from launches import HFSEG_SCRIPT, assert_close_weights, launch, torchrun, train
 from safetensors.torch import load_file
 
 from hfseg.data import DemoConfig
@@ -133,7 +133,7 @@ def test_a_run_of_two_processes_finds_its_batch_and_trains_as_if_it_had_been_giv
         "found": ("--batch-size", "1", "--set", "train.accumulation=4", "--set", "optim.auto_batch=true"),
         "given": ("--batch-size", "4"),
     }.items():
-        torchrun(2, "-m", "hfseg", "finetune", *QUICK, *sets, *more, "--output", str(tmp_path / name))
+        torchrun(2, HFSEG_SCRIPT, "finetune", *QUICK, *sets, *more, "--output", str(tmp_path / name))
     found = RunFolder(tmp_path / "found").settings()
     assert (found.loader.batch_size, found.train.accumulation) == (4, 1)
     assert_close_weights(*(tmp_path / name / "last/model.safetensors" for name in ("found", "given")), atol=0)
@@ -141,9 +141,9 @@ def test_a_run_of_two_processes_finds_its_batch_and_trains_as_if_it_had_been_giv
 
 @pytest.mark.slow
 def test_two_processes_try_learning_rates_together(tmp_path):
-    done = torchrun(2, "-m", "hfseg", "lr", *QUICK, "--tries", "12", "--json", "--output", str(tmp_path / "lr.png"))
+    done = torchrun(2, HFSEG_SCRIPT, "lr", *QUICK, "--tries", "12", "--json", "--output", str(tmp_path / "lr.png"))
     assert len(json.loads(done.stdout)["losses"]) == 12
-    sharded = torchrun(2, "-m", "hfseg", "lr", *QUICK, "--tries", "12", "--json", "--set", "runtime.sharding=fsdp")
+    sharded = torchrun(2, HFSEG_SCRIPT, "lr", *QUICK, "--tries", "12", "--json", "--set", "runtime.sharding=fsdp")
     assert json.loads(sharded.stdout)["losses"] == pytest.approx(json.loads(done.stdout)["losses"], rel=1e-4)
     assert "there is one process" in hfseg("lr", *QUICK, "--set", "runtime.sharding=fsdp", code=2).stderr
 
@@ -178,7 +178,8 @@ def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_runs_under_torchrun(tmp_path):
-    torchrun(2, "-m", "hfseg", "finetune", *QUICK, "--steps", "2", "--output", str(tmp_path / "run"))
+    command = ("finetune", *QUICK, "--steps", "2", "--output", str(tmp_path / "run"))
+    launch("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "hfseg", *command)
     assert json.loads((tmp_path / "run" / "env.json").read_text())["processes"] == "2"
     done = hfseg("finetune", "--output", tmp_path / "run", "--resume", code=2)
     assert "was started with 2 processes: got 1; a step took 2 x 4 x 1 = 8 images, and would take 1 x 4 x 1 = 4" in (

@@ -1,6 +1,5 @@
 """The table of encoders: what one of them gives, and how it is written."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ from commands import hfseg
 from transformers import CONFIG_MAPPING
 
 from hfseg.errors import ModelError
-from hfseg.models.backbones import ALIASES
 from hfseg.models.backbones.survey import SurveyRow
 from hfseg.recipes.backbones import run, to_text
 
@@ -78,11 +76,6 @@ def test_the_table_has_a_line_for_each_and_its_details_below():
     ]
 
 
-@pytest.mark.slow
-def test_the_command_lists_every_alias_and_speaks_json():
-    rows = json.loads(hfseg("backbones", "--json").stdout)
-    assert {alias for row in rows for alias in row["aliases"]} == {*ALIASES, "timm:NAME"}
-    refused = {row["family"] for row in rows if row["status"] == "refused"}
-    assert not refused & {family for family, _, _ in ALIASES.values()}
+def test_the_command_shows_one_as_a_table():
     said = hfseg("backbones", "swin-tiny").stdout
     assert said.splitlines()[1].split()[:2] == ["swin", "pyramid"]
