@@ -234,6 +234,25 @@ def test_a_pass_that_is_left_takes_a_stopped_worker_with_it():
     assert worker.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.slow
+def test_time_in_which_the_run_itself_was_stopped_does_not_count():
+    code = (
+        "import sys, threading\n"
+        "from hfseg.data.workers import _passed\n"
+        "event = threading.Event()\n"
+        "threading.Thread(target=lambda: sys.stdin.read(1) and event.set(), daemon=True).start()\n"
+        "print('waiting', flush=True)\n"
+        "print(_passed(event, 6), _passed(threading.Event(), 0.5))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as process:
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(7)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(1)
+        assert process.communicate("x")[0] == "True False\n"
+
+
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_a_pass_that_nobody_ended_may_be_collected_in_any_thread(is_stopped):
     source, worker = reading(made())

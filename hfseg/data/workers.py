@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import active_children
@@ -17,6 +18,8 @@ from typing import TypeVar
 from hfseg.errors import RunFailed
 
 SHARED_MEMORY = Path("/dev/shm")
+LOOK_S = 1.0
+"""Seconds between two looks at whether a wait is over."""
 _LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\) (?P<how>.*)", re.DOTALL)
 
 Read = TypeVar("Read")
@@ -76,29 +79,38 @@ def _answered_in(seconds: float, workers: Sequence[BaseProcess]) -> Iterator[Non
     Raises:
         RunFailed: it took longer.
     """
-    late = threading.Event()
+    late, answered = threading.Event(), threading.Event()
 
-    def give_up() -> None:
-        late.set()
-        for worker in workers:
-            worker.kill()
+    def wait() -> None:
+        if not _passed(answered, seconds):
+            late.set()
+            for worker in workers:
+                worker.kill()
 
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=wait, daemon=True).start()
     try:
         yield
     except (RuntimeError, OSError, EOFError):
         if not late.is_set():
             raise
     finally:
-        timer.cancel()
+        answered.set()
     if late.is_set():
         raise RunFailed(
             f"no batch came from the loader workers in {seconds:g} s (`loader.timeout_s`)",
             hint="a file may lie on a disk or a server that does not answer, or a worker was stopped; where reading is "
             "only slow, make `loader.timeout_s` larger",
         )
+
+
+def _passed(event: threading.Event, seconds: float) -> bool:
+    """Wait for an event and say whether it came; time in which this process was stopped (Ctrl-Z) does not count."""
+    left = seconds
+    while left > 0 and not event.is_set():
+        began = time.monotonic()
+        event.wait(min(left, LOOK_S))
+        left -= min(time.monotonic() - began, 2 * LOOK_S)
+    return event.is_set()
 
 
 @contextmanager
