@@ -12,9 +12,11 @@ import runpy
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 HFSEG = str(Path(sys.executable).with_name("hfseg"))
 QUICK = ["--crop-size", "64", "--batch-size", "4", "--workers", "1", "--lr", "1e-3", "--set", "samples=2"]
@@ -42,6 +44,7 @@ class Forked:
     ) -> None:
         """Start a module (`hfseg`) with arguments; errors go with the rest of what it says if it leads a group."""
         self.files = [tempfile.NamedTemporaryFile("r") for _ in range(1 if is_group else 2)]  # noqa: SIM115
+        weakref.finalize(self, _close, self.files)
         names = [file.name for file in self.files]
         settings = (program, [str(each) for each in arguments], names, cwd or Path.cwd(), {**os.environ, **env})
         self.process = PROCESSES.Process(target=_run, args=(*settings, is_group))
@@ -80,6 +83,11 @@ class Forked:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.process.join()
+
+
+def _close(files: list[IO[str]]) -> None:
+    for file in files:
+        file.close()
 
 
 def _run(

@@ -4,9 +4,11 @@ Peaks only rise, so every way is preceded by those that need less. MB, above wha
 """
 
 import json
+import re
 import resource
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -37,7 +39,10 @@ class Ready(nn.Module):
 
 
 def peak_mb() -> float:
-    """The most memory this process has held."""
+    """The most memory this process has held; `getrusage` would count what its parent held when it was started."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
