@@ -557,6 +557,7 @@ def test_a_model_that_cannot_be_built_is_a_problem_beside_what_was_found_in_the_
     assert result.to_dict()["parts"]["train"]["images"] == 6
 
 
+@pytest.mark.slow
 def test_the_groups_of_the_optimizer_are_told_where_rates_differ_by_depth(tmp_path):
     config = config_of(folder_of(tmp_path), **{"optim.layer_decay": 0.5, "optim.head_lr": 10, "optim.lr": 1e-3})
     result = check.run(config)
@@ -576,6 +577,7 @@ def test_the_groups_of_the_optimizer_are_told_where_rates_differ_by_depth(tmp_pa
     assert "decode_head." in row
 
 
+@pytest.mark.slow
 def test_sharded_weights_are_tried_whole_and_what_they_cannot_do_is_told(tmp_path):
     folder_of(tmp_path)
     found = check.run(config_of(tmp_path, **{"runtime.sharding": "fsdp"})).to_dict()

@@ -420,6 +420,7 @@ def train_here(config, *, end_at=None, resume=False):
     fit(type(task)(**changed), plan, config.optim, started, config.output, state=state)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_its_teacher_and_goes_on_bit_for_bit_after_a_stop(tmp_path):
     flags = {**settings_of(tmp_path), **ALL}
     before = (tmp_path / "teacher" / "model.safetensors").read_bytes()
@@ -483,6 +484,7 @@ def test_a_student_that_is_its_teacher_learns_from_labels_alone(tmp_path):
     assert max(float(value.grad.abs().max()) for value in task.model.parameters() if value.grad is not None) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_run_with_kept_logits_is_the_same_the_second_time(tmp_path):
     flags = {**settings_of(tmp_path, **PLAIN, short_side=64), "distill.cache": str(tmp_path / "c")}
     for name in ("cold", "warm"):

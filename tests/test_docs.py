@@ -21,6 +21,7 @@ BLOCKS = "\n".join(re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)).repl
 COMMANDS = [line for line in BLOCKS.splitlines() if line.startswith("hfseg ")]
 
 
+@pytest.mark.slow
 def test_pages_made_from_the_code_are_fresh():
     script = ROOT / "scripts" / "build_docs.py"
     done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)

@@ -63,6 +63,7 @@ def broken_torchvision(folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.slow
 def test_a_broken_torchvision_is_a_line_with_a_remedy_and_exit_code_1(tmp_path):
     said = doctor(code=1, PYTHONPATH=broken_torchvision(tmp_path))
     (line,) = [line for line in said.splitlines() if line.startswith("broken")]

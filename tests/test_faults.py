@@ -216,6 +216,7 @@ def test_a_file_that_never_answers_ends_the_run_in_the_time_that_is_given(tmp_pa
     assert active_children() == others
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_stopped_ends_the_run_in_the_time_that_is_given_and_itself():
     source, worker = reading(made(), timeout_s=5)
     worker_was = psutil.Process(worker.pid)
@@ -227,6 +228,7 @@ def test_a_worker_that_was_stopped_ends_the_run_in_the_time_that_is_given_and_it
     assert not worker_was.is_running()
 
 
+@pytest.mark.slow
 def test_a_pass_that_is_left_takes_a_stopped_worker_with_it():
     source, worker = reading(made())
     psutil.Process(worker.pid).suspend()
@@ -253,6 +255,7 @@ def test_time_in_which_the_run_itself_was_stopped_does_not_count():
         assert process.communicate("x")[0] == "True False\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_a_pass_that_nobody_ended_may_be_collected_in_any_thread(is_stopped):
     source, worker = reading(made())
@@ -263,6 +266,7 @@ def test_a_pass_that_nobody_ended_may_be_collected_in_any_thread(is_stopped):
     assert not worker.is_alive()
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_in_an_error_does_not_wait_for_a_stopped_worker():
     code = (
         "import psutil, test_faults\n"

@@ -185,6 +185,7 @@ def test_without_its_script_the_page_shows_all_it_has(opened):
     assert all(hint.is_hidden() for hint in opened.locator(".scripted").all())
 
 
+@pytest.mark.slow
 def test_a_matrix_of_150_classes_names_every_row_and_keeps_its_names_in_sight(browser, tmp_path):
     run_dir = write_run(tmp_path / "wide")
     metrics = json.loads((run_dir / "metrics.json").read_text())

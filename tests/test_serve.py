@@ -137,6 +137,7 @@ def test_a_browser_that_goes_away_leaves_no_traceback(server, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_curves_in_a_browser_follow_the_run_and_its_end_brings_the_scores(server, run_dir, monkeypatch):
     monkeypatch.setattr(live, "PAUSE_MS", 100)
     with open_browser() as browser:
@@ -158,6 +159,7 @@ def test_curves_in_a_browser_follow_the_run_and_its_end_brings_the_scores(server
     assert [text for text in watched.complaints if "net::ERR_" not in text] == []
 
 
+@pytest.mark.slow
 def test_control_c_ends_the_command_in_peace(run_dir):
     command = [sys.executable, "-m", "hfseg", "report", str(run_dir), "--serve", "--port", "0", "--no-browser"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as served:
