@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,6 +25,7 @@ from test_data_loader import AUGMENT, SPACE, equal, made, row, streamed, table
 from test_end_to_end import assert_same_weights, weights
 from test_engine_checkpoint import state
 from torch import nn
+from torch.utils.data._utils import signal_handling
 
 from hfseg.data import LoaderConfig, TableDataset, eval_loader, train_loader
 from hfseg.data.loader import Skips
@@ -187,19 +189,37 @@ def reading(dataset, **options):
     return source, next(child for child in active_children() if child not in others)
 
 
-def test_a_worker_that_is_killed_ends_the_run_at_once():
+def test_a_worker_that_is_killed_ends_the_run_at_the_next_read():
     source, worker = reading(made())
-    began = time.monotonic()
-
-    def kill_and_read():
-        worker.kill()
-        return list(source)
-
-    with pytest.raises(RunFailed, match=rf"^a loader worker (\(process {worker.pid}\) )?was lost: ") as caught:
-        kill_and_read()
-    assert time.monotonic() - began < 10
+    worker.kill()
+    worker.join()
+    with pytest.raises(RunFailed) as caught:
+        next(source)
+    assert caught.value.message == f"a loader worker (process {worker.pid}) was lost: ended by SIGKILL"
     assert "`loader.workers` smaller" in caught.value.hint
     assert "/dev/shm" in caught.value.hint
+
+
+def test_a_worker_that_is_killed_while_something_waits_for_it_ends_the_run():
+    source, worker = reading(made())
+    psutil.Process(worker.pid).suspend()
+    threading.Timer(1, worker.kill).start()
+    with pytest.raises(RunFailed, match=rf"^a loader worker \(process {worker.pid}\) was lost: ended by SIGKILL\n"):
+        list(source)
+
+
+def test_nothing_is_raised_between_reads_and_other_handlers_are_left_in_place(monkeypatch):
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # as in a process that has not read yet
+    heard = []
+    before = signal.signal(signal.SIGCHLD, lambda *_: heard.append(1))
+    try:
+        source, worker = reading(made())
+        worker.kill()
+        worker.join()
+        assert heard
+        source.close()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_a_file_that_never_answers_ends_the_run_in_the_time_that_is_given(tmp_path):
@@ -212,7 +232,7 @@ def test_a_file_that_never_answers_ends_the_run_in_the_time_that_is_given(tmp_pa
     loader = train_loader(TableDataset(table(rows), SPACE, name="made"), AUGMENT, config, seed=7)
     with pytest.raises(RunFailed, match=r"^no batch came from the loader workers in 1 s \(`loader.timeout_s`\)\n"):
         list(loader)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert active_children() == others
 
 
@@ -372,7 +392,7 @@ def test_a_lost_worker_ends_the_command(tmp_path):
         finally:
             process.kill()
     assert process.returncode == 1, said
-    assert re.search(r"error: a loader worker (\(process \d+\) )?was lost", said)
+    assert re.search(r"error: a loader worker \(process \d+\) was lost: ended by SIGKILL", said)
 
 
 @pytest.mark.slow

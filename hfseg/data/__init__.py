@@ -29,7 +29,6 @@ from hfseg.data.stream import StreamDataset
 from hfseg.data.table import Dataset, Split, TableDataset
 from hfseg.data.verify import Verification, verify
 from hfseg.data.voc import VocConfig
-from hfseg.data.workers import lost_workers_told
 
 DataConfig = Annotated[
     DemoConfig
@@ -82,7 +81,6 @@ __all__ = [
     "VocConfig",
     "check_checksums",
     "eval_loader",
-    "lost_workers_told",
     "model_input",
     "official_labels",
     "pick_samples",

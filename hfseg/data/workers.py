@@ -1,7 +1,6 @@
 """The processes that read: how they take signals, and what is said when one of them is lost."""
 
 import os
-import re
 import shutil
 import signal
 import sys
@@ -10,17 +9,19 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import active_children
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from torch.utils.data._utils import signal_handling
 
 from hfseg.errors import RunFailed
 
 SHARED_MEMORY = Path("/dev/shm")
 LOOK_S = 1.0
 """Seconds between two looks at whether a wait is over."""
-_LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? (?P<pids>[\d, ]+)\) (?P<how>.*)", re.DOTALL)
 
 Read = TypeVar("Read")
 
@@ -50,16 +51,17 @@ def read_by_workers(batches: Iterable[Read], *, timeout_s: float) -> Iterator[Re
     Raises:
         RunFailed: a worker died, or gave no batch for `timeout_s`.
     """
-    others = active_children()
+    others, handler = active_children(), signal.getsignal(signal.SIGCHLD)
     reads = iter(batches)
     workers = [process for process in active_children() if process not in others]
     if not workers:
         yield from reads
         return
+    _heed_deaths_as_before(handler)
     ended = Finalize(None, _end, (workers,), exitpriority=0)  # before Python, at its end, waits for them
     try:
         while True:
-            with lost_workers_told(workers), _answered_in(timeout_s, workers):
+            with _losses_told(workers), _answered_in(timeout_s, workers):
                 read = next(reads, None)
             if read is None:
                 return
@@ -67,6 +69,46 @@ def read_by_workers(batches: Iterable[Read], *, timeout_s: float) -> Iterator[Re
     finally:
         del reads  # torch asks its workers to end, and gives up on one that does not answer after some seconds
         ended()
+
+
+def _heed_deaths_as_before(handler: Any) -> None:
+    """Set aside torch's handler of workers that die: it raises wherever Python is when the signal comes.
+
+    That may be in the middle of a step, of a checkpoint, or of what torch itself does about that death. Each read looks
+    for deaths instead, and torch does every five seconds of a wait.
+    """
+    if threading.current_thread() is threading.main_thread() and _is_of_torch(signal.getsignal(signal.SIGCHLD)):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if _is_of_torch(handler) else handler)
+
+
+def _is_of_torch(handler: Any) -> bool:
+    return getattr(handler, "__module__", None) == signal_handling.__name__
+
+
+@contextmanager
+def _losses_told(workers: Sequence[BaseProcess]) -> Iterator[None]:
+    """Say that a worker is gone, instead of what Python or torch say when they miss it.
+
+    Raises:
+        RunFailed: a worker is gone.
+    """
+    _refuse_losses(workers)
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError):
+        wait([worker.sentinel for worker in workers], LOOK_S)  # what it spoke through is closed before it has ended
+        _refuse_losses(workers)
+        raise
+
+
+def _refuse_losses(workers: Iterable[BaseProcess]) -> None:
+    for worker in workers:
+        if (code := worker.exitcode) is not None:
+            how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise RunFailed(
+                f"a loader worker (process {worker.pid}) was lost: {how}",
+                hint=f"`dmesg` says whether memory ran out: make `loader.workers` smaller; {_shared_memory()}",
+            ) from None
 
 
 @contextmanager
@@ -113,64 +155,11 @@ def _passed(event: threading.Event, seconds: float) -> bool:
     return event.is_set()
 
 
-@contextmanager
-def lost_workers_told(workers: Sequence[BaseProcess] = ()) -> Iterator[None]:
-    """Turn torch's errors about workers that died into ones that say what to do.
-
-    Torch raises when the system tells it of a death, wherever the main process is then: put this around whatever goes
-    on while batches are read. Errors of speaking to one are taken for a death where `workers` are to hand over a batch.
-
-    Raises:
-        RunFailed: a worker died.
-    """
-    try:
-        yield
-    except (RuntimeError, OSError, EOFError) as error:
-        told = _told(str(error))
-        if told is None and workers and not isinstance(error, RuntimeError):
-            told = _lost("a loader worker was lost: it does not speak any more")
-        if told is None:
-            raise
-        raise told from None
-
-
 def _end(workers: Sequence[BaseProcess]) -> None:
     """Kill those that are left: torch only asks them to end, and Python waits for that without end."""
-    with _deaths_unseen():
-        for worker in workers:
-            worker.kill()
-            worker.join()
-
-
-@contextmanager
-def _deaths_unseen() -> Iterator[None]:
-    """Set aside torch's handler, which raises for each worker that is killed, where this thread may do so.
-
-    Only the main thread may. A pass that nobody ended is ended wherever Python collects it, in any thread; torch has
-    let go of its workers by then.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, handler)
-
-
-def _told(message: str) -> RunFailed | None:
-    """Say in our words what torch said of a worker; None where it said nothing of one."""
-    if not (lost := _LOST.search(message)):
-        return None
-    how, _, _ = lost["how"].partition(".")
-    return _lost(f"a loader worker (process {lost['pids']}) was lost: {how.removeprefix('is ').strip()}")
-
-
-def _lost(message: str) -> RunFailed:
-    return RunFailed(
-        message, hint=f"`dmesg` says whether memory ran out: make `loader.workers` smaller; {_shared_memory()}"
-    )
+    for worker in workers:
+        worker.kill()
+        worker.join()
 
 
 def _shared_memory() -> str:

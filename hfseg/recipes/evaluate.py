@@ -15,7 +15,6 @@ from hfseg.data import (
     DataConfig,
     EvalLoaderConfig,
     TableDataset,
-    lost_workers_told,
 )
 from hfseg.engine.evaluation import Evaluation
 from hfseg.engine.inference import ProtocolConfig, WholeConfig
@@ -129,8 +128,7 @@ def run(config: EvaluateConfig) -> dict[str, Any] | None:
     dataset = dataset.clips(subject.memory_frames if config.memory_frames is None else config.memory_frames)
     if config.verify_data:
         verify_on_main(dataset, workers=config.loader.workers, runtime=runtime)
-    with lost_workers_told():
-        evaluation = _count(config, subject, dataset, runtime)
+    evaluation = _count(config, subject, dataset, runtime)
     metrics = describe(
         evaluation,
         dataset.labels,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from hfseg.config import leaves
-from hfseg.data import lost_workers_told
 from hfseg.engine.checkpoint import load_newest, write_file
 from hfseg.engine.lock import sole_run
 from hfseg.engine.loop import fit
@@ -52,7 +51,7 @@ def run(config: FinetuneConfig, *, resume: bool = False) -> Result | None:
     """
     runtime, folder = config.runtime.start(config.output), RunFolder(config.output)
     check_sharding(config, runtime)
-    with sole_run(folder.path, runtime, warn=say), lost_workers_told(), lost_processes_told():
+    with sole_run(folder.path, runtime, warn=say), lost_processes_told():
         return _run(config, folder, runtime, resume=resume)
 
 

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hfseg.data import lost_workers_told
 from hfseg.engine.lost import lost_processes_told
 from hfseg.engine.lr_range import LrRange, LrSpan, lr_range
 from hfseg.errors import ConfigError
@@ -52,7 +51,7 @@ def run(config: FinetuneConfig, *, output: Path | None = None, span: LrSpan | No
     check_sharding(config, runtime)
     train, validation = open_data(config, runtime)
     task = make_task(config, build_model(config, train, runtime), train, validation, runtime)
-    with progress(f"trying {span.steps} learning rates") as show, lost_workers_told(), lost_processes_told():
+    with progress(f"trying {span.steps} learning rates") as show, lost_processes_told():
         found = lr_range(task, config.optim, runtime, span, accumulation=config.train.accumulation, show=show)
     if not runtime.is_main:
         return None
