@@ -133,7 +133,7 @@ def test_after_an_error_in_the_middle_both_threads_end():
     written = []
 
     def write(item):
-        time.sleep(0.01)
+        time.sleep(0.1)
         written.append(item)
 
     def break_off():
@@ -150,17 +150,24 @@ def test_after_an_error_in_the_middle_both_threads_end():
 
 
 def test_reading_computing_and_writing_happen_at_once():
+    together = threading.Barrier(3, timeout=60)  # broken unless three items are under way at once, ten times
+
     def source():
         for number in range(12):
-            time.sleep(0.03)
+            if number >= 2:
+                together.wait()
             yield number
 
-    started = time.perf_counter()
-    with read_ahead(source(), depth=4) as items, write_behind(lambda item: time.sleep(0.03), depth=4) as hand_over:
+    def write(item):
+        if item < 10:
+            together.wait()
+
+    with read_ahead(source(), depth=4) as items, write_behind(write, depth=4) as hand_over:
         for item in items:
-            time.sleep(0.03)
+            if 1 <= item < 11:
+                together.wait()
             hand_over(item)
-    assert time.perf_counter() - started < 0.75 * 12 * 3 * 0.03
+    assert not together.broken
 
 
 @pytest.mark.slow
