@@ -35,6 +35,13 @@ def difference(one: Tensor, other: Tensor) -> float:
     return float((one - other).detach().abs().max())
 
 
+def elsewhere(remembered: Tensor) -> Tensor:
+    """Shuffle the places, or the cells, of what is remembered."""
+    grid = remembered.shape[3:]
+    places = torch.randperm(grid.numel(), generator=torch.Generator().manual_seed(3))
+    return remembered.flatten(3)[..., places].unflatten(3, grid)
+
+
 def force(block: TemporalAttention, way: str) -> None:
     for module in block.modules():
         if isinstance(module, Attend):
@@ -73,6 +80,16 @@ def test_memory_matters_where_it_is_read(name: str):
 def test_the_order_of_frames_does_not_matter(name: str):
     block, query, clip = built(name), features(2), features(2, 3, seed=5)
     assert difference(block(query, clip), block(query, picked(clip, [2, 0, 1]))) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name not in ORDERED])
+def test_blocks_that_look_for_content_do_not_see_where_in_memory_it_was(name: str):
+    block, query, clip = built(name), features(2), features(2, 2, seed=5)
+    remembered = block.encode(clip)
+    moved = {key: each if key.endswith("likeness") else elsewhere(each) for key, each in remembered.items()}
+    prepared = block.prepare(query)
+    change = difference(block.read(prepared, moved), block.read(prepared, remembered))
+    assert (change > 1e-3) == name.startswith(("psp", "criss_cross"))
 
 
 @pytest.mark.parametrize("name", ORDERED)
