@@ -20,6 +20,16 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the first case of a test with `many` in the everyday subset, and call the others slow."""
+    seen = set()
+    for item in items:
+        if item.get_closest_marker("many"):
+            test = (item.path, item.originalname)
+            item.add_marker("slow") if test in seen else seen.add(test)
+
+
 def pytest_collection_finish() -> None:
     """Leave what was imported out of every later search for garbage: it is most of what there is, and it stays."""
     gc.freeze()

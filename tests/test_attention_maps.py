@@ -148,6 +148,7 @@ def expected(family: str, found: AttentionMap, block: Any, parts: tuple[Tensor, 
     return {key: (probabilities[0, :, query, i], values[0, i]) for i, key in enumerate(keys)}, context[0, query]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", [*ATTENTIVE, "pvt_v2, linear"])
 def test_weights_are_the_modules_own_and_give_its_output(name: str):
     model, family = tiny(name), name.partition(",")[0]

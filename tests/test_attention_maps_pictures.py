@@ -156,6 +156,7 @@ def test_an_image_without_the_point_is_named_and_skipped(opened: Opened):
         run_attention(AttentionConfig(point=(200, 100)), opened, iter(images[:1]))
 
 
+@pytest.mark.slow
 def test_a_clip_gives_a_film_and_a_gif(opened: Opened, tmp_path: Path):
     av = pytest.importorskip("av")
     from hfseg.video import ImageSequence, VideoFile

@@ -439,6 +439,7 @@ def checked(tmp_path_factory) -> tuple[CheckResult, Path, Path]:
     return result, data_dir, output
 
 
+@pytest.mark.slow
 def test_a_check_leaves_its_result_and_its_samples_and_nothing_else(checked):
     result, _, output = checked
     assert sorted(path.name for path in output.iterdir()) == ["check.json", "samples.png"]

@@ -19,6 +19,8 @@ from hfseg.recipes.run import FinetuneConfig
 from hfseg.recipes.scoring import counting, shown_batches
 from hfseg.recipes.training import memory_frames, open_data
 
+pytestmark = pytest.mark.slow
+
 MEMORY = {
     "kind": "tmanet", "backbone": "resnet", "pretrained": "none", "overrides": TINY["resnet"], "memory_frames": 2,
     "attention": {"kind": "nonlocal", "channels": 16, "key_channels": 4, "value_channels": 8}, "auxiliary_channels": 8,

@@ -16,6 +16,8 @@ from hfseg.recipes.run import FinetuneConfig
 from hfseg.viz import study_text
 from hfseg.viz.study_figures import accuracy_against, pareto
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SIZES = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "decoder_hidden_size": 16}
 DEMO = {"kind": "segformer", "backbone": "mit-b0", "pretrained": "none", "overrides": SIZES}

@@ -48,6 +48,7 @@ def test_the_widening_is_the_tabulated_quantile():
         assert widening(seeds, 0.95) == pytest.approx((seeds / (seeds - 1)) ** 0.5 * student / 1.960, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_recipes_that_differ_in_nothing_but_luck_are_seldom_told_apart(seeds):
     few, generator, trials = BootstrapConfig(resamples=200), torch.Generator().manual_seed(seeds), 150

@@ -154,6 +154,7 @@ def run(dataset, augment, *, batch_size, steps, rank=0, world_size=1, workers=0)
     return [Photometric(augment)(batch) for batch in islice(batches, steps)]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("workers", [0, 2])
 def test_with_everything_on_a_sample_depends_on_no_rank_worker_or_batch(workers):
     augment, dataset = AugmentConfig(**{**PLAIN, **ALL}), pictures_of_labels(rare_class_crop=True)
@@ -310,6 +311,7 @@ def test_a_pasted_class_comes_with_its_labels_and_nothing_else():
     assert np.array_equal(image[~chosen], onto[0][~chosen])
 
 
+@pytest.mark.slow
 def test_copy_paste_shows_the_rare_class_more_often():
     def share(chance):
         batches = augmented("copy_paste", steps=6, copy_paste=chance)

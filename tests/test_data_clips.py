@@ -353,6 +353,7 @@ def test_all_frames_of_a_clip_are_cut_alike(street):
         assert ages.flatten(2).amax((0, 2)).tolist() == [2, 1, 0]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("clip_photometric", ["frame", "clip"])
 def test_the_current_frame_of_a_clip_is_what_image_mode_sees(street, clip_photometric):
     augment = AugmentConfig(
@@ -368,6 +369,7 @@ def test_the_current_frame_of_a_clip_is_what_image_mode_sees(street, clip_photom
         assert torch.equal(seen.labels, shown.labels)
 
 
+@pytest.mark.slow
 def test_clips_are_the_same_for_any_number_of_workers_and_ranks(street):
     dataset = street_config(street).open("train").clips(2)
     augment = AugmentConfig(crop_size=16, erase=0.3)

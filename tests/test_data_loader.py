@@ -82,6 +82,7 @@ def equal(ones, others):
 DATASETS = {"table": made, "stream": streamed}
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", DATASETS)
 def test_any_number_of_workers_gives_the_same_run(kind):
     alone = batches(DATASETS[kind](), 12)
@@ -90,6 +91,7 @@ def test_any_number_of_workers_gives_the_same_run(kind):
     assert equal(alone, batches(DATASETS[kind](), 12, workers=2))
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", DATASETS)
 @pytest.mark.parametrize("start", [1, 5, 7, 13])
 def test_a_later_start_continues_in_the_middle_of_an_epoch(kind, start):
@@ -97,6 +99,7 @@ def test_a_later_start_continues_in_the_middle_of_an_epoch(kind, start):
     assert equal(whole[start:], batches(DATASETS[kind](), 15 - start, start_step=start))
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", DATASETS)
 def test_ranks_share_the_batches_of_one_process_with_the_same_randomness(kind):
     whole = batches(DATASETS[kind](), 6, batch_size=6)
@@ -157,6 +160,7 @@ def test_several_processes_are_told_that_each_of_them_reads_a_whole_stream(caplo
     ]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_of_a_worker_reaches_the_user_as_it_is(workers):
     broken = TableDataset(table([row(number, value=9) for number in range(8)]), SPACE, name="made")
@@ -178,6 +182,7 @@ def sized(kind):
     return StreamDataset(table(rows).to_iterable_dataset(), SPACE, "made", "validation", 8)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("kind", ["table", "stream"])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("workers", [0, 1])

@@ -352,6 +352,7 @@ def members(root):
     yield HubConfig(name=str(root / "parquet"), classes=NAMES, label_column="annotation")
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("number", range(10))
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_every_data_set_keeps_the_contract(ade20k, number, split):

@@ -116,6 +116,7 @@ def test_a_rare_crop_holds_a_pixel_of_the_class_that_was_drawn(scale):
         assert held or window.full < (40, 48)  # at scales below 1 the only pixel may lie under no centre
 
 
+@pytest.mark.slow
 def test_a_crop_around_a_pixel_takes_every_place_that_holds_it():
     labels = np.zeros((40, 48), np.uint8)
     labels[7, 40] = 1

@@ -65,6 +65,7 @@ def test_an_operator_without_a_formula_is_named():
     assert (found.total, found.uncounted) == (0, ("hfseg_test.twice",))
 
 
+@pytest.mark.slow
 def test_a_whole_nat_is_counted_to_its_last_operator_and_grows_with_the_image():
     sizes = {"depths": [1, 1, 1, 1], "embed_dim": 16, "num_heads": [1, 2, 4, 8], "kernel_size": 3}
     config = UperNetModelConfig(backbone="nat", pretrained="none", overrides=sizes, hidden_size=16, auxiliary=False)

@@ -161,6 +161,7 @@ def test_the_mirror_image_is_half_of_the_mean(model, images):
     assert (plain - expected).abs().max() > 1e-3
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("kind", [WholeConfig, SlideConfig, SquashConfig])
 @pytest.mark.parametrize("size", [SIZE, (40, 56), (7, 200)])

@@ -119,6 +119,7 @@ def stopping_at(number: int):
     return batches
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("died_at", [2, 5, 7])
 def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path, died_at):
     whole = train(tmp_path / "whole")
@@ -189,6 +190,7 @@ def nan_gradient(model, given):
     return loss_fn(lambda _: SegOutput(output), given)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
@@ -258,6 +260,7 @@ def test_records_hold_terms_norm_speed_and_memory_without_clipping(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_state_and_says_how_to_go_on(tmp_path, sent, code):
     def killing(start):
@@ -274,6 +277,7 @@ def test_a_signal_saves_the_state_and_says_how_to_go_on(tmp_path, sent, code):
     assert same(whole, train(tmp_path / "cut", resume=True))
 
 
+@pytest.mark.slow
 def test_weights_are_set_free_at_their_step_also_after_a_resume(tmp_path):
     def run(folder, **changes):
         torch.manual_seed(1)
@@ -342,6 +346,7 @@ def test_half_precision_floats_need_a_gpu():
         RuntimeConfig(cpu=True, precision="fp16").start()
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_those_of_a_plain_loop_and_survive_a_resume(tmp_path):
     def run(folder, **changes):
         seen = []

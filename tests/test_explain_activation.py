@@ -50,6 +50,7 @@ def first(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else first(output[0])
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", EVERY)
 def test_the_map_of_an_inner_stage_is_the_slope_of_the_score_where_one_place_is_scaled(family: str):
     """HiResCAM at a place is the derivative of the score by a factor on all that stands there: taken by differences."""
@@ -79,6 +80,7 @@ def test_the_map_of_an_inner_stage_is_the_slope_of_the_score_where_one_place_is_
         assert slope == pytest.approx(float(heat[row, column]), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", EVERY)
 def test_any_stage_gives_a_map_as_wide_for_its_height_as_the_image(family: str):
     model = build(family)
@@ -90,6 +92,7 @@ def test_any_stage_gives_a_map_as_wide_for_its_height_as_the_image(family: str):
         assert all(heat.isfinite().all() for heat in maps)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("size", [(64, 64), (50, 77)])
 @pytest.mark.parametrize("family", ["nat", "swin", "segformer"])
 def test_square_images_and_odd_sizes_are_told_apart_too(family: str, size: tuple[int, int]):
@@ -178,6 +181,7 @@ CAPTUM = {
 """Layers whose output is a tensor alone, which is all that captum takes."""
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", CAPTUM)
 def test_captum_computes_the_same_maps(family: str):
     attr = pytest.importorskip("captum.attr")

@@ -79,6 +79,7 @@ def explained(model: Blobs, image: Tensor, method: str = "gradcam") -> tuple[Ten
         return seen.explain(1, region, method), region
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "layercam", "hirescam"])
 def test_removing_what_a_map_highlights_lowers_the_class_faster_than_random_pixels(trained: Blobs, method: str):
     image, cells = scene(10_000)

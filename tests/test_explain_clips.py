@@ -19,6 +19,8 @@ from hfseg.recipes import explain
 from hfseg.recipes.explain.clips import shown_frames
 from hfseg.video import ImageSequence
 
+pytestmark = pytest.mark.slow
+
 STAGE = "hf.backbone.encoder.stages.3"
 
 

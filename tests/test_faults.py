@@ -116,6 +116,7 @@ def batches(dataset, count, *, workers=0, batch_size=4, skips=None, augment=AUGM
     return list(islice(train_loader(dataset, augment, config, seed=7, skips=skips, **options), count))
 
 
+@pytest.mark.slow
 def test_the_next_sample_stands_in_for_one_that_cannot_be_read():
     whole, mended = batches(broken(), 12), batches(broken(5, 6, 22), 12)
     instead = {"5": "7", "6": "7", "22": "0"}
@@ -126,6 +127,7 @@ def test_the_next_sample_stands_in_for_one_that_cannot_be_read():
         assert torch.equal(one.pixel_values[same], other.pixel_values[same])
 
 
+@pytest.mark.slow
 def test_what_stands_in_depends_on_neither_workers_nor_ranks_nor_the_start():
     whole = batches(broken(5, 6), 12)
     assert equal(whole, batches(broken(5, 6), 12, workers=2))
@@ -154,6 +156,7 @@ def test_a_broken_sample_of_a_stream_is_replaced_by_another_of_its_batch():
     assert equal(found, batches(broken_stream, 2, workers=1))
 
 
+@pytest.mark.slow
 def test_a_broken_donor_of_copy_paste_pastes_nothing():
     skips = Skips()
     dataset = broken(5)
@@ -200,6 +203,7 @@ def test_a_worker_that_is_killed_ends_the_run_at_the_next_read():
     assert "/dev/shm" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_while_something_waits_for_it_ends_the_run():
     source, worker = reading(made())
     psutil.Process(worker.pid).suspend()
@@ -222,6 +226,7 @@ def test_nothing_is_raised_between_reads_and_other_handlers_are_left_in_place(mo
         signal.signal(signal.SIGCHLD, before)
 
 
+@pytest.mark.slow
 def test_a_file_that_never_answers_ends_the_run_in_the_time_that_is_given(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     rows = [row(number) for number in range(8)]

@@ -45,6 +45,7 @@ def snapshot(model: Segmenter) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.hf.state_dict().items()}
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", EVERY)
 def test_a_frozen_backbone_keeps_every_bit_and_the_head_moves(family: str, tmp_path: Path):
     model = build(family, tmp_path)
@@ -58,6 +59,7 @@ def test_a_frozen_backbone_keeps_every_bit_and_the_head_moves(family: str, tmp_p
     assert {name.split(".")[0] for name in moved} & set(anatomy.head_names(model.hf))
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", EVERY)
 def test_the_first_stages_freeze_with_the_stem_and_the_last_one_moves(family: str, tmp_path: Path):
     model = build(family, tmp_path)
@@ -171,6 +173,7 @@ def test_patterns_that_cannot_be_meant_are_refused_and_change_nothing(pattern: s
     assert [p.requires_grad for p in model.parameters()] == before
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", EVERY)
 def test_the_table_holds_every_parameter_once(family: str, tmp_path: Path):
     model = build(family, tmp_path)

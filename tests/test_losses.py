@@ -124,6 +124,7 @@ def test_a_loss_equals_its_definition(name, seed):
     assert float(found) == pytest.approx(ORACLES[name](logits, labels), rel=1e-10)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", TERMS)
 def test_gradients_are_those_of_the_definition(name):
     logits, labels = case()

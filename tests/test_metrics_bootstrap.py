@@ -72,6 +72,7 @@ def test_the_same_seed_gives_the_same_interval_however_the_resamples_are_cut(mon
     assert BootstrapConfig(resamples=300, seed=1).intervals(areas) != whole
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     truth = float(iou_of(drawn_areas(0, 200_000, 3).sum(0)).mean())
     config = BootstrapConfig(resamples=300)

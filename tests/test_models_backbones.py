@@ -138,6 +138,7 @@ def test_every_family_has_a_tiny_member():
     assert {"segformer", *TINY} == set(FAMILIES)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("size", [(64, 96), (96, 64)])
 def test_forward_and_backward_reach_every_parameter(family: str, size: tuple[int, int]):
     torch.manual_seed(0)
@@ -155,6 +156,7 @@ def test_forward_and_backward_reach_every_parameter(family: str, size: tuple[int
     assert model(images).aux_logits is None
 
 
+@pytest.mark.many
 def test_a_saved_model_opens_equal(family: str, tmp_path: Path):
     model = tiny(family).build(LABELS)
     randomize(model.hf)
@@ -170,6 +172,7 @@ def test_a_saved_model_opens_equal(family: str, tmp_path: Path):
         assert torch.allclose(model(images).logits, again(images).logits, rtol=1e-5)
 
 
+@pytest.mark.many
 def test_weights_of_a_published_classifier_are_taken_over(family: str, published: Path):
     config = CONFIG_MAPPING[CHECKPOINTS.get(family, family)].from_pretrained(published)
     with quiet():
@@ -196,6 +199,7 @@ def test_weights_of_a_published_classifier_are_taken_over(family: str, published
         assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(maps, hidden[-4:], strict=True))
 
 
+@pytest.mark.many
 def test_recomputing_gives_the_same_gradients_and_runs_blocks_again(family: str):
     torch.manual_seed(0)
     model = tiny(family, drop_path=0.0 if family in RECOMPUTING else None).build(LABELS)

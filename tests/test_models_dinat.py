@@ -63,6 +63,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(("kind", "case"), [("dinat", 0), ("dinat", 1), ("dinat", 2), ("nat", 0), ("nat", 1)])
 def test_outputs_and_gradients_equal_the_reference(kind: str, case: int):
     backbone, tensors, parameters = referenced(kind)
@@ -149,6 +150,7 @@ def test_drop_path_leaves_out_whole_branches_and_keeps_the_mean(kind: str):
     assert torch.equal(last.eval()(torch.ones(2, 1, 1, 2)), torch.ones(2, 1, 1, 2))
 
 
+@pytest.mark.slow
 def test_recomputing_gives_the_same_gradients(kind: str):
     backbone = tiny(kind, drop_path_rate=0.0).train()
     randomize(backbone)
@@ -218,6 +220,7 @@ def upernet(backbone: str, **others: Any) -> UperNetModelConfig:
     return UperNetModelConfig(backbone=backbone, **{**options, **others})
 
 
+@pytest.mark.slow
 def test_auto_dilations_are_written_into_what_is_saved(tmp_path: Path):
     model = upernet("dinat", dilations="auto").build(LABELS, crop=(128, 160))
     assert model.hf.config.backbone_config.dilations == [[1, 8], [1, 4], [1], [1]]
@@ -244,6 +247,7 @@ def test_options_of_neighborhood_attention_are_refused_elsewhere():
         upernet("dinat", dilations="auto").build(LABELS)
 
 
+@pytest.mark.slow
 def test_a_forced_way_reaches_every_layer():
     model = upernet("nat", attention_impl="gather").build(LABELS)
     assert {m.impl for m in model.modules() if hasattr(m, "impl")} == {"gather"}
@@ -261,6 +265,7 @@ def test_a_way_that_cannot_run_here_is_refused_when_the_model_is_built():
         upernet("nat", attention_impl="natten").build(LABELS)
 
 
+@pytest.mark.slow
 def test_dry_runs_choose_their_own_way():
     model = upernet("nat").build(LABELS)
     set_attention_impl(model.hf.backbone, "natten")  # as if on a GPU, before the model is moved there
@@ -364,6 +369,7 @@ def test_the_auto_classes_know_both_whichever_natten_there_is_and_in_either_orde
     run_alone(*codes)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("strange", [False, True])
 def test_a_published_classifier_loads_into_the_encoder(kind: str, strange: bool, tmp_path: Path):
     encoder = tiny(kind)

@@ -271,6 +271,7 @@ def test_any_other_file_tells_no_settings():
     assert published_settings({"state_dict": {"conv1.weight": torch.zeros(1)}}) == {}
 
 
+@pytest.mark.many
 @pytest.mark.parametrize(
     ("name", "message"), [("fastervit-0", None), ("fastervit-1", r"has embed_dim 80 and .* has 64")]
 )
@@ -288,6 +289,7 @@ def test_the_encoder_is_as_deep_as_its_file(published: dict[str, Any], name: str
     assert build_backbone(planned).new_parameters == ()
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("variant", sorted(PUBLISHED_MILLIONS))
 def test_variants_have_the_published_number_of_parameters(variant: str):
     with torch.device("meta"):

@@ -82,6 +82,7 @@ def test_published_parameter_count_without_the_classifier():
     assert count + last_convolution + classifier == 3_504_872
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("whole", [MobileNetV2ForImageClassification, MobileNetV2ForSemanticSegmentation])
 def test_published_checkpoints_load_whole(whole: Any, tmp_path: Path):
     published = whole(MobileNetV2Config(depth_multiplier=0.25))
@@ -93,6 +94,7 @@ def test_published_checkpoints_load_whole(whole: Any, tmp_path: Path):
     assert all(torch.equal(tensor, stored[name]) for name, tensor in backbone.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_saved_backbone_opens_equal_through_the_auto_classes(tmp_path: Path):
     backbone = randomized(MobileNetV2Backbone(config(batch_norm_momentum=0.02)))
     with quiet():
@@ -109,6 +111,7 @@ def test_a_saved_backbone_opens_equal_through_the_auto_classes(tmp_path: Path):
         assert all(torch.equal(before, after) for before, after in pairs)
 
 
+@pytest.mark.slow
 def test_upernet_of_transformers_saves_and_opens_it(tmp_path: Path):
     model = UperNetForSemanticSegmentation(
         UperNetConfig(backbone_config=config(), hidden_size=8, auxiliary_channels=8, auxiliary_in_channels=24)

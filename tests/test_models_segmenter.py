@@ -64,6 +64,7 @@ def checkpoint(family: str, folder: Path, names: tuple[str, ...] = LABELS.names,
     return model
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", sorted(GENERIC))
 def test_any_segmentation_checkpoint_gives_its_own_logits(family: str, tmp_path: Path):
     reference = checkpoint(family, tmp_path)
@@ -75,6 +76,7 @@ def test_any_segmentation_checkpoint_gives_its_own_logits(family: str, tmp_path:
         assert torch.allclose(model(image).logits, model(image / 255).logits, atol=1e-5)
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", sorted(GENERIC))
 def test_other_classes_replace_the_classifiers_and_nothing_else(family: str, tmp_path: Path):
     reference = checkpoint(family, tmp_path).state_dict()
@@ -94,6 +96,7 @@ def test_other_classes_replace_the_classifiers_and_nothing_else(family: str, tmp
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", sorted(GENERIC))
 def test_batch_size_one_is_refused_exactly_where_torch_would_fail(family: str, tmp_path: Path):
     checkpoint(family, tmp_path)
@@ -111,6 +114,7 @@ def test_batch_size_one_is_refused_exactly_where_torch_would_fail(family: str, t
         model(torch.rand(1, 3, 64, 64))
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", sorted(GENERIC))
 def test_recomputing_gives_the_same_gradients_and_runs_blocks_again(family: str, tmp_path: Path):
     checkpoint(family, tmp_path)

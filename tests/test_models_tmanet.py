@@ -117,6 +117,7 @@ def test_gradients_reach_every_parameter_and_the_frames_in_memory(name: str):
     assert felt.tolist() == [model.hf.decode_head.block.reads_memory] * (len(felt) - 1) + [True]
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", MEMBERS)
 def test_an_image_is_a_clip_of_one_frame(name: str):
     model = of_member(name).eval()
@@ -156,6 +157,7 @@ def test_weights_start_as_the_block_and_the_paper_say():
     assert 0.9 * bound < hf.auxiliary_head.convolution[0].weight.abs().max() <= bound, "as PyTorch starts it"
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("backbone", ["convnextv2", "swin", "dinov2", "pvt_v2", "mobilenet_v2_backbone", "fastervit"])
 def test_any_encoder_carries_it(backbone: str):
     model = tiny(backbone).build(LABELS)
@@ -181,6 +183,7 @@ def test_models_of_images_refuse_clips():
         model(clips(3))
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("backbone", ["resnet", "convnext", "mobilenet_v2_backbone", "swin"])
 def test_a_saved_model_opens_equal_in_plain_transformers_and_here(backbone: str, tmp_path: Path):
     model = tiny(backbone, dropout=0.3).build(LABELS)
@@ -199,6 +202,7 @@ def test_a_saved_model_opens_equal_in_plain_transformers_and_here(backbone: str,
     assert json.loads((tmp_path / "model" / "config.json").read_text())["attention"]["kind"] == "apnb"
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_trained_on_with_other_classes(tmp_path: Path):
     save_model(tiny().build(LABELS), LABELS, tmp_path / "model")
     other = LabelSpace.from_names(["a", "b", "c", "d"])
@@ -236,6 +240,7 @@ def test_parts_are_frozen_counted_and_told_apart_by_depth():
     assert depths["hf.decode_head.classifier.weight"] == depths["hf.auxiliary_head.classifier.bias"] == 5
 
 
+@pytest.mark.slow
 def test_pyramid_pooling_asks_for_batches_of_two():
     assert tiny(attention={"kind": "psp", "channels": 8}).build(LABELS).minimum_train_batch == 2
     assert tiny().build(LABELS).minimum_train_batch == 1
@@ -258,6 +263,7 @@ def parsed(options: TrainingOptions, *sets: str) -> FinetuneConfig:
     return FinetuneConfig.load(flags=flags, sets=sets, flag_names=FLAG_NAMES)
 
 
+@pytest.mark.slow
 def test_flags_pick_the_block_and_settings_its_widths():
     options = TrainingOptions(decoder="tmanet", backbone="resnet18", attention="apnb", pretrained="none")
     narrow = "model.overrides={hidden_sizes: [8, 8, 8, 8], embedding_size: 8}"
@@ -323,6 +329,7 @@ class Published(nn.Module):
         return maps
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("expansion", [1, 4])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_checkpoints_in_torchvisions_format_load(expansion: int, wrapped: bool, tmp_path: Path):

@@ -101,6 +101,7 @@ def test_a_whole_segmentation_model_is_divided_into_encoder_and_heads():
     assert split({"norm.weight": torch.tensor(1)}) == ({"norm.weight": torch.tensor(1)}, {})
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("family", ["convnext", "resnet", "dinov2", "pvt_v2", "bit", "swin"])
 def test_the_file_of_a_classifier_fills_the_encoder(family: str, tmp_path: Path):
     published_folder(family, tmp_path)
@@ -156,6 +157,7 @@ def whole_model(path: Path, labels: LabelSpace = LABELS, **others: Any) -> Mappi
     return state
 
 
+@pytest.mark.slow
 def test_a_whole_published_segmentation_model_is_taken_over_with_its_heads(tmp_path: Path):
     state = whole_model(tmp_path / "upernet.pth")
     model = tiny("dinat", overrides=DINAT, pretrained=str(tmp_path / "upernet.pth")).build(LABELS)
@@ -163,6 +165,7 @@ def test_a_whole_published_segmentation_model_is_taken_over_with_its_heads(tmp_p
     assert same(model.hf.state_dict(), state)
 
 
+@pytest.mark.slow
 def test_classifiers_of_other_classes_are_new_and_the_heads_are_taken(tmp_path: Path):
     state = whole_model(tmp_path / "upernet.pth", LabelSpace.from_names(["a", "b", "c", "d"]))
     model = tiny("dinat", overrides=DINAT, pretrained=str(tmp_path / "upernet.pth")).build(LABELS)
@@ -173,6 +176,7 @@ def test_classifiers_of_other_classes_are_new_and_the_heads_are_taken(tmp_path: 
     assert all(torch.equal(value, state[name]) for name, value in taken.items() if ".classifier." not in name)
 
 
+@pytest.mark.slow
 def test_heads_of_another_width_or_kind_are_all_new(tmp_path: Path):
     whole_model(tmp_path / "upernet.pth")
     wider = tiny("dinat", overrides=DINAT, pretrained=str(tmp_path / "upernet.pth"), hidden_size=24).build(LABELS)
@@ -219,6 +223,7 @@ def test_a_segformer_takes_the_file_of_a_segformer(tmp_path: Path):
     assert all(name.startswith("decode_head.") for name in model.new_parameters)
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_mobilenet_segmentation_model_fills_the_encoder(tmp_path: Path):
     stored = checkpoint("mobilenet_v2", tmp_path).state_dict()
     for settings in ({"backbone": "mobilenet-v2", "pretrained": str(tmp_path)}, {"backbone": str(tmp_path)}):

@@ -11,6 +11,8 @@ from hfseg.viz import side_by_side, worst_heading, worst_picture
 from hfseg.viz.page import draw, render
 from hfseg.viz.run import read_run
 
+pytestmark = pytest.mark.slow
+
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 MANY = 150
@@ -185,7 +187,6 @@ def test_without_its_script_the_page_shows_all_it_has(opened):
     assert all(hint.is_hidden() for hint in opened.locator(".scripted").all())
 
 
-@pytest.mark.slow
 def test_a_matrix_of_150_classes_names_every_row_and_keeps_its_names_in_sight(browser, tmp_path):
     run_dir = write_run(tmp_path / "wide")
     metrics = json.loads((run_dir / "metrics.json").read_text())

@@ -19,6 +19,8 @@ from hfseg.recipes import evaluate, predict
 from hfseg.recipes.run import FinetuneConfig, protocol_settings
 from hfseg.recipes.subjects import PredictionFolder
 
+pytestmark = pytest.mark.slow
+
 IMAGES = COINS_DIR / "images" / "val"
 
 
@@ -95,7 +97,6 @@ def test_an_evaluation_leaves_scores_counts_and_pictures(scored):
     assert "whole image, native size" in (output / "metrics.csv").read_text()
 
 
-@pytest.mark.slow
 def test_two_models_are_compared_on_the_same_images_under_one_protocol_only(scored, model, masks, tmp_path):
     output, metrics = scored
     same = score(tmp_path / "same", model=model, against=output)["against"]
@@ -123,7 +124,6 @@ def test_two_models_are_compared_on_the_same_images_under_one_protocol_only(scor
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.slow
 def test_corruptions_are_scored_on_the_same_images_every_time(model, tmp_path):
     corruptions = {"names": ["gaussian_noise", "contrast"], "severities": [5]}
     one, two = (score(tmp_path / name, model=model, corruptions=corruptions) for name in ("one", "two"))

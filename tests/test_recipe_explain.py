@@ -18,6 +18,8 @@ from hfseg.recipes import explain
 from hfseg.recipes.explain.opened import layer_name
 from hfseg.viz.heat import heat_picture, scaled
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

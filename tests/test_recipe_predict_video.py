@@ -23,6 +23,8 @@ from hfseg.recipes.clip_output import VideoConfig
 from hfseg.recipes.predict.video import ModelFrames, predict_clip
 from hfseg.video import FramePredictor, VideoFile
 
+pytestmark = pytest.mark.slow
+
 av = pytest.importorskip("av")
 
 LABELS = LabelSpace.from_names(["background", "one", "two"])
@@ -261,7 +263,6 @@ def started(*arguments, **streams):
     return subprocess.Popen([sys.executable, "-c", code, "predict", *map(str, arguments)], env=os.environ, **streams)
 
 
-@pytest.mark.slow
 def test_raw_masks_on_the_standard_output_are_the_masks_and_nothing_else(model, clip, tmp_path):
     done = started(model, clip, "--stdout", "--every", "5", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     raw, said = done.communicate(timeout=300)
@@ -279,7 +280,6 @@ def test_raw_masks_and_json_do_not_share_the_standard_output(model, clip, capsys
     assert "--stdout and --json both want the standard output" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_ctrl_c_leaves_a_file_that_plays(model, tmp_path):
     clip = write_clip(tmp_path / "long.mp4", times=range(0, 3600 * 2000, 3600), sound="aac")
     done = started(model, clip, "--output", tmp_path / "out", "--video-view", "original", stderr=subprocess.PIPE)

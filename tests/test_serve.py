@@ -17,6 +17,8 @@ from hfseg.errors import CheckpointError, ConfigError
 from hfseg.recipes import serve
 from hfseg.viz import live
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run_dir(tmp_path):
@@ -137,7 +139,6 @@ def test_a_browser_that_goes_away_leaves_no_traceback(server, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.slow
 def test_curves_in_a_browser_follow_the_run_and_its_end_brings_the_scores(server, run_dir, monkeypatch):
     monkeypatch.setattr(live, "PAUSE_MS", 100)
     with open_browser() as browser:
@@ -159,7 +160,6 @@ def test_curves_in_a_browser_follow_the_run_and_its_end_brings_the_scores(server
     assert [text for text in watched.complaints if "net::ERR_" not in text] == []
 
 
-@pytest.mark.slow
 def test_control_c_ends_the_command_in_peace(run_dir):
     command = [sys.executable, "-m", "hfseg", "report", str(run_dir), "--serve", "--port", "0", "--no-browser"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as served:

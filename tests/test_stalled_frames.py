@@ -9,6 +9,8 @@ from test_data_clips import before, made_frames, numbers
 
 from hfseg.data import FramesConfig
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):

@@ -63,6 +63,7 @@ def assert_equal(ours: list[Tensor], expected: list[Tensor], tolerance: float = 
         assert float((one - other).abs().max()) <= tolerance * largest
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_stream_gives_what_clips_give_from_its_first_frame_on(name: str):
     model, frames = built(name), film(6)
@@ -84,6 +85,7 @@ def test_after_a_cut_nothing_is_left_of_the_frames_before(name: str):
     assert len(before) == 4
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("step", [1, 2, 5])
 @pytest.mark.parametrize("name", ["nonlocal", SLOTS, "apnb", "criss_cross, separate"])
 def test_memory_that_is_spaced_is_that_of_spaced_clips_at_starts_and_after_cuts(name: str, step: int):
@@ -119,6 +121,7 @@ def test_frames_of_a_data_set_streamed_are_its_clips(tmp_path: Path):
             assert_equal([stream(pixels[:, -1]).logits], [model(pixels).logits])
 
 
+@pytest.mark.slow
 def test_two_hundred_frames_stay_equal():
     model, frames = built("nonlocal", memory_frames=4), film(200)
     stream = FrameStream(model)

@@ -125,6 +125,7 @@ def macs(block, name, *, streaming):
     return block.macs(Extent(CROP, CROP), frames=ROWS[name][1], streaming=streaming)
 
 
+@pytest.mark.slow
 def test_apnb_costs_less_than_non_local_attention_in_clips_and_in_streams(blocks):
     for streaming in (True, False):
         cost = {name: macs(block, name, streaming=streaming) for name, block in blocks.items()}
@@ -133,6 +134,7 @@ def test_apnb_costs_less_than_non_local_attention_in_clips_and_in_streams(blocks
     assert cost["apnb"] < cost["image-nonlocal"]  # though it reads four frames, and that one itself
 
 
+@pytest.mark.slow
 def test_criss_cross_is_among_the_cheapest_blocks_of_a_stream_and_not_of_clips(blocks):
     four = [name for name, (_, frames, _) in ROWS.items() if frames == 4]
     stream = {name: macs(blocks[name], name, streaming=True) for name in four}
@@ -144,6 +146,7 @@ def test_criss_cross_is_among_the_cheapest_blocks_of_a_stream_and_not_of_clips(b
     assert macs(space, "image-psp", streaming=True) < 0.8 * min(stream.values())  # the cheapest; it reads no memory
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", ROWS)
 def test_a_stream_gives_what_the_clips_of_a_member_give(name, tiny):
     config = tiny[name]
@@ -154,6 +157,7 @@ def test_a_stream_gives_what_the_clips_of_a_member_give(name, tiny):
     assert_equal(streamed(FrameStream(model), frames), clip_wise(model, frames))
 
 
+@pytest.mark.slow
 def test_costs_are_measured_without_data_and_written_in_the_order_of_the_study(measured):
     result, output = measured
     assert [member["name"] for member in result.comparison["members"]] == MEASURED
@@ -168,6 +172,7 @@ def test_costs_are_measured_without_data_and_written_in_the_order_of_the_study(m
     assert json.loads((output / "compare.json").read_text())["cost"]["output"] == [32, 48]
 
 
+@pytest.mark.slow
 def test_a_frame_of_a_stream_costs_what_an_image_does_without_memory_and_less_than_a_clip_with_it(measured):
     for member in measured[0].comparison["members"]:
         frames = ROWS[member["name"]][1]
@@ -179,6 +184,7 @@ def test_a_frame_of_a_stream_costs_what_an_image_does_without_memory_and_less_th
             assert member["macs"] == member["frame_macs"]
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_said_without_a_word_of_accuracy(measured):
     result, output = measured
     text = result.to_text()

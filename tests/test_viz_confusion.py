@@ -33,6 +33,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_becomes_a_picture_and_a_drawing_and_leaves_the_style_alone(name, tmp_path):
     before = dict(mpl.rcParams)

@@ -38,6 +38,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.many
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_has_a_finding_and_named_axes_and_leaves_the_style_alone(name, tmp_path):
     before = dict(mpl.rcParams)

@@ -13,6 +13,8 @@ from hfseg.viz import build_report
 from hfseg.viz.page import draw, render
 from hfseg.viz.run import read_run
 
+pytestmark = pytest.mark.slow
+
 VOID = ["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"]
 
 
