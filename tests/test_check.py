@@ -449,6 +449,7 @@ def test_a_check_leaves_its_result_and_its_samples_and_nothing_else(checked):
         assert 2 * (32 + GAP_PX) < drawn.height < 4 * (32 + GAP_PX)  # five samples stand in two rows
 
 
+@pytest.mark.slow
 def test_a_check_tells_parts_classes_duplicates_and_costs(checked):
     found = checked[0].to_dict()
     assert found["ok"]
@@ -469,6 +470,7 @@ def test_a_check_tells_parts_classes_duplicates_and_costs(checked):
     assert found["estimate"]["total_s"] > 0
 
 
+@pytest.mark.slow
 def test_a_check_reads_as_text(checked):
     text = checked[0].to_text()
     assert "train: 6 images, 0 of them not usable; 64 x 64 (6); masks of mode L (6)" in text
@@ -480,6 +482,7 @@ def test_a_check_reads_as_text(checked):
     assert text.splitlines()[-1].startswith("0 problems, ")
 
 
+@pytest.mark.slow
 def test_the_samples_are_the_first_that_the_model_will_be_trained_on(checked, monkeypatch):
     drawn = []
     monkeypatch.setattr(check, "grid", lambda pictures, labels: drawn.extend(pictures) or Image.new("RGB", (1, 1)))

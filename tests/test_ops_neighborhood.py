@@ -111,7 +111,7 @@ def outcome(way: str | None, shape: Shape, dtype: torch.dtype) -> list[Tensor]:
 
 @pytest.mark.parametrize(
     "shape",
-    [*EDGES, *SHAPES[:12], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[12:])],
+    [*EDGES, *SHAPES[:2], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[2:])],
     ids=lambda shape: "-".join(map(str, map(int, shape))),
 )
 def test_every_way_equals_the_definition(shape: Shape):
