@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from attention_members import MEMBERS, randomize
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from test_attention_blocks_reference import SCENES, load, our_name
 from test_models_backbones import TINY
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForSemanticSegmentation
+from transformers import AutoModelForSemanticSegmentation, ResNetConfig, SwinConfig
 
 from hfseg.cli.flags import FLAG_NAMES, training_flags
 from hfseg.cli.options import DataOptions, RunOptions, TrainingOptions
@@ -170,6 +171,31 @@ def test_any_encoder_carries_it(backbone: str):
 def test_a_stride_that_an_encoder_cannot_have_is_refused():
     with pytest.raises(ModelError, match="`swin` keeps the stride of its maps: `output_stride` is 8"):
         tiny("swin", output_stride=8).build(LABELS)
+
+
+def test_a_config_of_an_encoder_alone_gives_the_finest_stride_it_can_have():
+    sizes = {"depths": [1, 1, 1, 1], "out_features": ["stage3", "stage4"]}
+    swin = SwinConfig(embed_dim=8, num_heads=[1, 1, 1, 1], **sizes)
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], **sizes)
+    assert [TmanetConfig(backbone_config=each).output_stride for each in (swin, resnet)] == [32, 8]
+    hf = TmanetForSemanticSegmentation(TmanetConfig(backbone_config=swin, attention=APNB, num_labels=3)).eval()
+    assert hf(torch.randn(1, 2, 3, 64, 64)).logits.shape == (1, 3, 2, 2)
+    with pytest.raises(StrictDataclassFieldValidationError, match="expected one of .8, 16, 32., got 12"):
+        TmanetConfig(backbone_config=resnet, output_stride=12)
+
+
+def test_an_encoder_of_one_map_carries_what_reads_one():
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1])
+    assert len(resnet.out_features) == 1
+    with pytest.raises(ModelError, match="the auxiliary head reads the encoder's stage before the last"):
+        TmanetForSemanticSegmentation(TmanetConfig(backbone_config=resnet, attention=APNB))
+    alone = {"backbone_config": resnet, "use_auxiliary_head": False}
+    with pytest.raises(ModelError, match="attention `afnb` fuses the encoder's last two stages: got an encoder of one"):
+        TmanetForSemanticSegmentation(TmanetConfig(attention={"kind": "afnb"}, **alone))
+    hf = TmanetForSemanticSegmentation(TmanetConfig(attention=APNB, num_labels=3, **alone)).eval()
+    frames = torch.randn(1, 2, 3, 64, 64)
+    assert hf(frames).logits.shape == (1, 3, 8, 8)
+    assert hf.encode(frames[0]).high.shape == (2, 8, 8, 8)
 
 
 def test_models_of_images_refuse_clips():

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from hfseg.errors import ModelError
 from hfseg.labels import IGNORE_INDEX, LabelSpace
 from hfseg.logits import resize_logits
 from hfseg.models.attention import AttentionConfig, Features, NonLocalConfig
@@ -37,8 +38,9 @@ ATTENTION: TypeAdapter[Any] = TypeAdapter(AttentionConfig)
 @no_type_check  # Transformers checks the fields, and passes more than fields to `__init__`
 @strict
 class TmanetConfig(PreTrainedConfig):
-    """Settings of `TmanetForSemanticSegmentation`; without `backbone_config`, a ResNet-50, dilated or not.
+    """Settings of `TmanetForSemanticSegmentation`; without `backbone_config`, a ResNet-50.
 
+    `output_stride` is at most how far the encoder's last map lies apart; None is 8 where it can be dilated, else 32.
     `attention` holds the block's settings with its `kind`; None is TMANet's own. `memory_frames` is how many frames
     before the current one the model was made to read, `memory_step` how many frames lie from each of them to the next;
     it reads any number, at any distance.
@@ -48,7 +50,7 @@ class TmanetConfig(PreTrainedConfig):
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012
 
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None
-    output_stride: int = OUTPUT_STRIDE
+    output_stride: Literal[8, 16, 32] | None = None
     attention: dict[str, Any] | None = None
     memory_frames: int = 4
     memory_step: int = 1
@@ -61,6 +63,8 @@ class TmanetConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.backbone_config = opened_config(self.backbone_config)
+        if self.output_stride is None:
+            self.output_stride = OUTPUT_STRIDE if self.backbone_config.model_type in DILATABLE else OWN_STRIDE
         self.attention = ATTENTION.validate_python(self.attention or NonLocalConfig()).model_dump(mode="json")
         super().__post_init__(**kwargs)
 
@@ -70,7 +74,7 @@ class MemoryHead(nn.Module):
 
     def __init__(self, config: TmanetConfig, channels: list[int]) -> None:
         super().__init__()
-        self.block = ATTENTION.validate_python(config.attention).build(channels[-1], channels[-2])
+        self.block = ATTENTION.validate_python(config.attention).build(*channels[:-3:-1])
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(self.block.channels, config.num_labels, 1)
 
@@ -87,9 +91,14 @@ class MemoryHead(nn.Module):
 class AuxiliaryHead(nn.Module):
     """Classify the map of the stage before the last."""
 
-    def __init__(self, config: TmanetConfig, in_channels: int) -> None:
+    def __init__(self, config: TmanetConfig, channels: list[int]) -> None:
         super().__init__()
-        self.convolution = conv_norm(in_channels, config.auxiliary_channels, size=3)
+        if len(channels) == 1:
+            raise ModelError(
+                "the auxiliary head reads the encoder's stage before the last: got an encoder of one map",
+                hint="give `out_features` of two stages or more in `backbone_config`, or `use_auxiliary_head=False`",
+            )
+        self.convolution = conv_norm(channels[-2], config.auxiliary_channels, size=3)
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(config.auxiliary_channels, config.num_labels, 1)
 
@@ -116,7 +125,7 @@ class TmanetForSemanticSegmentation(PreTrainedModel):
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
         channels = list(self.backbone.channels)
         self.decode_head = MemoryHead(config, channels)
-        self.auxiliary_head = AuxiliaryHead(config, channels[-2]) if config.use_auxiliary_head else None
+        self.auxiliary_head = AuxiliaryHead(config, channels) if config.use_auxiliary_head else None
         self.post_init()
         self.decode_head.block.reset_parameters()
 
@@ -144,7 +153,8 @@ class TmanetForSemanticSegmentation(PreTrainedModel):
         encoded = self.backbone.forward_with_filtered_kwargs(
             clips.flatten(0, 1), output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
-        low, high = (each.unflatten(0, clips.shape[:2]) for each in encoded.feature_maps[-2:])
+        maps = [each.unflatten(0, clips.shape[:2]) for each in encoded.feature_maps[-2:]]
+        low, high = maps[0], maps[-1]  # one and the same of an encoder of one map, over which nothing reads `low`
         logits = self.decode_head(Features(high[:, -1], low[:, -1]), Features(high[:, :-1], low[:, :-1]))
         auxiliary = None
         if self.auxiliary_head is not None and torch.is_grad_enabled():  # nobody but a loss asks for it
@@ -157,8 +167,8 @@ class TmanetForSemanticSegmentation(PreTrainedModel):
 
     def encode(self, pixel_values: Float[Tensor, "b c h w"]) -> Features:
         """Give the maps of a normalized frame that the attention block reads, as a stream needs them."""
-        low, high = self.backbone(pixel_values).feature_maps[-2:]
-        return Features(high, low)
+        maps = self.backbone(pixel_values).feature_maps[-2:]
+        return Features(maps[-1], maps[0])
 
     def _loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
         size, ignored = (labels.shape[1], labels.shape[2]), self.config.semantic_loss_ignore_index
@@ -224,10 +234,9 @@ class TmanetModelConfig(EncoderConfig):
 
     def described(self, backbone_config: Any, labels: LabelSpace) -> TmanetConfig:
         """Describe the model as Transformers does."""
-        own_stride = OUTPUT_STRIDE if backbone_config.model_type in DILATABLE else OWN_STRIDE
         return TmanetConfig(
             backbone_config=backbone_config,
-            output_stride=self.output_stride or own_stride,
+            output_stride=self.output_stride,
             attention=self.attention.model_dump(mode="json"),
             memory_frames=self.memory_frames,
             use_auxiliary_head=self.auxiliary,
