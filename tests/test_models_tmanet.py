@@ -130,8 +130,14 @@ def test_memory_has_any_length_but_with_slots_no_more_than_there_are():
     assert {model(clips(frames)).logits.shape for frames in (1, 2, 6)} == {(2, 3, 8, 12)}
     slotted = tiny(attention={**NONLOCAL, "slots": 2}).build(LABELS).eval()
     assert slotted(clips(2)).logits.shape == (2, 3, 8, 12)
-    with pytest.raises(ValueError, match="3 frames for 2 memory slots"):
+    with pytest.raises(ModelError, match="weights for 2 frames before the current one, one set for each: got 3"):
         slotted(clips(4))
+    with pytest.raises(ValueError, match="3 frames for 2 memory slots"):
+        slotted.hf(slotted.normalize(clips(4)))
+    with_current = tiny(attention={**NONLOCAL, "slots": 3, "include_current": True}).build(LABELS).eval()
+    assert with_current(clips(3)).logits.shape == (2, 3, 8, 12)
+    with pytest.raises(ModelError, match="weights for 2 frames before the current one"):
+        with_current(clips(4))
 
 
 def test_the_frames_of_a_clip_are_normalized_as_one_batch_and_counted_once():
@@ -225,6 +231,22 @@ def test_a_saved_model_opens_equal_in_plain_transformers_and_here(backbone: str,
     assert json.loads((tmp_path / "model" / "config.json").read_text())["attention"]["kind"] == "apnb"
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("output_stride", 12, "got 12"),
+        ("attention", {"kind": "none"}, "Input tag 'none'"),
+        ("memory_frames", "4", "str"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused_by_its_folder(setting: str, value: Any, message: str, tmp_path: Path):
+    save_model(tiny().build(LABELS), LABELS, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), setting: value}))
+    with pytest.raises(ModelError, match=f"config.json of `{path.parent}` cannot be.*{message}"):
+        open_model(path.parent)
+
+
 def test_a_saved_model_is_trained_on_with_other_classes(tmp_path: Path):
     save_model(tiny().build(LABELS), LABELS, tmp_path / "model")
     other = LabelSpace.from_names(["a", "b", "c", "d"])
@@ -271,6 +293,7 @@ def test_pyramid_pooling_asks_for_batches_of_two():
     ("settings", "message"),
     [
         ({"attention": {**NONLOCAL, "slots": 4}}, "got 4 slots and 2 memory_frames"),
+        ({"attention": {**NONLOCAL, "slots": 2, "include_current": True}}, "2 memory_frames beside the current one"),
         ({"auxiliary": False}, "`auxiliary_channels` has no effect"),
     ],
 )

@@ -212,11 +212,12 @@ class TmanetModelConfig(EncoderConfig):
     def _used(self) -> "TmanetModelConfig":
         if self.auxiliary_channels is not None and not self.auxiliary:
             raise ValueError("`auxiliary_channels` has no effect without the auxiliary head\n\nhint: leave it out")
-        slots = self.attention.slots if isinstance(self.attention, NonLocalConfig) else None
-        if slots not in (None, self.memory_frames):
+        block, frames = self.attention, self.memory_frames
+        if isinstance(block, NonLocalConfig) and block.slots not in (None, frames + block.include_current):
             raise ValueError(
-                f"`attention.slots` are the frames in memory: got {slots} slots and {self.memory_frames} memory_frames"
-                "\n\nhint: give both the same number, or leave `attention.slots` out"
+                f"`attention.slots` are the frames that are read: got {block.slots} slots and {frames} memory_frames"
+                f"{' beside the current one' if block.include_current else ''}"
+                f"\n\nhint: set it to {frames + block.include_current}, or leave it out"
             )
         return self
 
