@@ -184,6 +184,8 @@ def _describe(problem: Any, dotted: str, where: str, model: type[BaseModel] | No
         return f"`{dotted}` is not a known key{where}: got {value!r}", hint
     if kind == "missing":
         return f"`{dotted}` is needed and was not given", None
+    if kind == "union_tag_not_found":
+        return f"`{dotted}.{KIND}` is needed and was not given{where}: got {value!r}", None
     if kind == "union_tag_invalid":
         kinds = [kind.strip(" '") for kind in problem["ctx"]["expected_tags"].split(",")]
         got = problem["ctx"]["tag"]

@@ -85,6 +85,15 @@ def test_a_wrong_setting_is_explained(name):
     assert hint in str(error.value)
 
 
+def test_settings_of_no_kind_ask_for_one():
+    class Street(Config):
+        guest: Annotated[Cat | Dog, Field(discriminator="kind")] | None = None
+
+    assert Street.load(sets=["guest={kind: cat, lives: 3}"]).guest == Cat(lives=3)
+    with pytest.raises(ConfigError, match=r"`guest.kind` is needed and was not given \(--set\): got {'lives': 3}"):
+        Street.load(sets=["guest.lives=3"])
+
+
 def test_all_problems_are_told_together_with_where_they_come_from(written):
     path = written("door: 2\nrate: fast")
     with pytest.raises(ConfigError) as error:
