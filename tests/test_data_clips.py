@@ -141,6 +141,12 @@ def test_frames_without_masks_are_memory_of_those_that_have_one(street):
 PARTS = ("train", "validation", "test")
 
 
+def test_masks_that_would_share_a_name_are_an_error(tmp_path):
+    made_frames(tmp_path, ["a/1_002", "a_1/002"])
+    with pytest.raises(DataError, match=r"two masks are called `a_1_002`: got `.*a/1_002.png` and `.*a_1/002.png`"):
+        FramesConfig(data_dir=tmp_path, split_sizes=(1, 0, 0)).open("train")
+
+
 def test_a_sequence_is_divided_in_time_with_a_gap(street):
     parts = [[int(name) for name in street_config(street).open(part).table["id"]] for part in PARTS]
     assert parts == [list(range(4, 26)), list(range(29, 33)), list(range(36, 40))]

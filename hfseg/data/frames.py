@@ -149,11 +149,20 @@ class _Files:
 
     @cached_property
     def ids(self) -> dict[Frame, str]:
-        """The names of the labelled frames."""
+        """The names of the labelled frames, one for each."""
         folder = self._data_dir / "masks"
-        return {
+        ids = {
             frame: "_".join(Path(path).relative_to(folder).with_suffix("").parts) for frame, path in self.masks.items()
         }
+        seen: dict[str, Frame] = {}
+        for frame, name in ids.items():
+            if name in seen:
+                raise DataError(
+                    f"two masks are called `{name}`: got `{self.masks[seen[name]]}` and `{self.masks[frame]}`",
+                    hint="give one of the sequences another name",
+                )
+            seen[name] = frame
+        return ids
 
     @property
     def records(self) -> list[Record]:
