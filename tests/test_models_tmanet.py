@@ -193,7 +193,7 @@ def test_a_config_of_an_encoder_alone_gives_the_finest_stride_it_can_have():
 def test_an_encoder_of_one_map_carries_what_reads_one():
     resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1])
     assert len(resnet.out_features) == 1
-    with pytest.raises(ModelError, match="the auxiliary head reads the encoder's stage before the last"):
+    with pytest.raises(ModelError, match="the auxiliary head reads the second last map: got one"):
         TmanetForSemanticSegmentation(TmanetConfig(backbone_config=resnet, attention=APNB))
     alone = {"backbone_config": resnet, "use_auxiliary_head": False}
     with pytest.raises(ModelError, match="attention `afnb` fuses the encoder's last two stages: got an encoder of one"):
@@ -247,6 +247,19 @@ def test_a_config_that_cannot_be_is_refused_by_its_folder(setting: str, value: A
         open_model(path.parent)
 
 
+@pytest.mark.parametrize("kind", ["dual", "criss_cross", "apnb", "nonlocal_residual"])
+def test_what_no_file_holds_starts_as_in_a_new_model(kind: str):
+    hf = tiny(attention={"kind": kind, "channels": 16}).build(LABELS).hf
+    randomize(hf.decode_head.block)
+    at_zero = ("gamma", "current", "attention.norm.weight", "context.weight", "context.bias")
+    kept = {name: each for name, each in hf.state_dict().items() if not name.endswith(at_zero)}
+    again = TmanetForSemanticSegmentation.from_pretrained(None, config=hf.config, state_dict=kept)
+    found = again.state_dict()
+    assert kept.keys() < found.keys()
+    assert all(torch.equal(found[name], each) for name, each in kept.items())
+    assert not any(found[name].any() for name in found.keys() - kept.keys())
+
+
 def test_a_saved_model_is_trained_on_with_other_classes(tmp_path: Path):
     save_model(tiny().build(LABELS), LABELS, tmp_path / "model")
     other = LabelSpace.from_names(["a", "b", "c", "d"])
@@ -293,7 +306,7 @@ def test_pyramid_pooling_asks_for_batches_of_two():
     ("settings", "message"),
     [
         ({"attention": {**NONLOCAL, "slots": 4}}, "got 4 slots and 2 memory_frames"),
-        ({"attention": {**NONLOCAL, "slots": 2, "include_current": True}}, "2 memory_frames beside the current one"),
+        ({"attention": {**NONLOCAL, "slots": 2, "include_current": True}}, "2 memory_frames, the current one beside"),
         ({"auxiliary": False}, "`auxiliary_channels` has no effect"),
     ],
 )

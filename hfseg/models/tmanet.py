@@ -8,7 +8,7 @@ step, over b (t + 1) images, where TMANet's move t + 1 times, over b images each
 closer to what evaluation normalizes by, and the encoder runs once. Gradients flow through every frame, as in TMANet.
 """
 
-from typing import Annotated, Any, Literal, no_type_check
+from typing import Annotated, Any, Final, Literal, no_type_check
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, model_vali
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hfseg.errors import ModelError
@@ -30,7 +31,7 @@ from hfseg.models.segmenter import Segmenter
 from hfseg.models.sources import quiet
 
 AUXILIARY_CHANNELS = 256
-OUTPUT_STRIDE = 8
+OUTPUT_STRIDE: Final = 8
 """What TMANet's encoder is dilated to."""
 ATTENTION: TypeAdapter[Any] = TypeAdapter(AttentionConfig)
 
@@ -40,7 +41,7 @@ ATTENTION: TypeAdapter[Any] = TypeAdapter(AttentionConfig)
 class TmanetConfig(PreTrainedConfig):
     """Settings of `TmanetForSemanticSegmentation`; without `backbone_config`, a ResNet-50.
 
-    `output_stride` is at most how far the encoder's last map lies apart; None is 8 where it can be dilated, else 32.
+    Places of the last map lie at most `output_stride` pixels apart; None is 8 where an encoder can be dilated, else 32.
     `attention` holds the block's settings with its `kind`; None is TMANet's own. `memory_frames` is how many frames
     before the current one the model was made to read, `memory_step` how many frames lie from each of them to the next;
     it reads any number, at any distance.
@@ -62,9 +63,8 @@ class TmanetConfig(PreTrainedConfig):
     semantic_loss_ignore_index: int = IGNORE_INDEX
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.backbone_config = opened_config(self.backbone_config)
-        if self.output_stride is None:
-            self.output_stride = OUTPUT_STRIDE if self.backbone_config.model_type in DILATABLE else OWN_STRIDE
+        self.backbone_config = encoder = opened_config(self.backbone_config)
+        self.output_stride = self.output_stride or (OUTPUT_STRIDE if encoder.model_type in DILATABLE else OWN_STRIDE)
         self.attention = ATTENTION.validate_python(self.attention or NonLocalConfig()).model_dump(mode="json")
         super().__post_init__(**kwargs)
 
@@ -94,10 +94,7 @@ class AuxiliaryHead(nn.Module):
     def __init__(self, config: TmanetConfig, channels: list[int]) -> None:
         super().__init__()
         if len(channels) == 1:
-            raise ModelError(
-                "the auxiliary head reads the encoder's stage before the last: got an encoder of one map",
-                hint="give `out_features` of two stages or more in `backbone_config`, or `use_auxiliary_head=False`",
-            )
+            raise ModelError("the auxiliary head reads the second last map: got one", hint="use_auxiliary_head=False")
         self.convolution = conv_norm(channels[-2], config.auxiliary_channels, size=3)
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(config.auxiliary_channels, config.num_labels, 1)
@@ -121,13 +118,12 @@ class TmanetForSemanticSegmentation(PreTrainedModel):
 
     def __init__(self, config: TmanetConfig) -> None:
         super().__init__(config)
+        assert config.output_stride is not None
         self.backbone = build_dilated(config.backbone_config, config.output_stride)
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
-        channels = list(self.backbone.channels)
-        self.decode_head = MemoryHead(config, channels)
-        self.auxiliary_head = AuxiliaryHead(config, channels) if config.use_auxiliary_head else None
+        self.decode_head = MemoryHead(config, self.backbone.channels)
+        self.auxiliary_head = AuxiliaryHead(config, self.backbone.channels) if config.use_auxiliary_head else None
         self.post_init()
-        self.decode_head.block.reset_parameters()
 
     def forward(
         self,
@@ -178,6 +174,12 @@ class TmanetForSemanticSegmentation(PreTrainedModel):
         other = F.cross_entropy(resize_logits(auxiliary, size), labels.long(), ignore_index=ignored)
         return loss + self.config.auxiliary_loss_weight * other
 
+    def initialize_weights(self) -> None:
+        """Start all layers, then what starts otherwise in the block; Transformers' guard keeps what was loaded."""
+        super().initialize_weights()
+        with guard_torch_init_functions():
+            self.decode_head.block.reset_parameters()
+
     def _init_weights(self, module: nn.Module) -> None:
         """Start a layer of the heads."""
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
@@ -214,9 +216,9 @@ class TmanetModelConfig(EncoderConfig):
             raise ValueError("`auxiliary_channels` has no effect without the auxiliary head\n\nhint: leave it out")
         block, frames = self.attention, self.memory_frames
         if isinstance(block, NonLocalConfig) and block.slots not in (None, frames + block.include_current):
+            beside = ", the current one beside" if block.include_current else ""
             raise ValueError(
-                f"`attention.slots` are the frames that are read: got {block.slots} slots and {frames} memory_frames"
-                f"{' beside the current one' if block.include_current else ''}"
+                f"`attention.slots` are the frames read: got {block.slots} slots and {frames} memory_frames{beside}"
                 f"\n\nhint: set it to {frames + block.include_current}, or leave it out"
             )
         return self
