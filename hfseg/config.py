@@ -220,8 +220,10 @@ def _locate(
     """Turn pydantic's location into a dotted path without union tags, and find the model that holds its last part."""
     path: list[int | str] = []
     model: type[BaseModel] | None = cls
+    tagged = False
     for part in loc:
-        if isinstance(tree, dict) and part == tree.get(KIND) and part not in tree:
+        tagged = not tagged and isinstance(tree, dict) and part == tree.get(KIND)
+        if tagged:
             continue
         if path:
             model = _inner(model, path[-1], tree)

@@ -94,6 +94,20 @@ def test_settings_of_no_kind_ask_for_one():
         Street.load(sets=["guest.lives=3"])
 
 
+def test_a_kind_may_be_called_as_one_of_its_own_keys():
+    class Box(Config):
+        kind: Literal["box"] = "box"
+        box: str = ""
+
+    class Shed(Config):
+        inside: Annotated[Box | Cat, Field(discriminator="kind")] = Box()
+
+    for key, said in (("lid", "`inside.lid` is not a known key (--set): got 1"), ("box", "`inside.box` (--set): ")):
+        with pytest.raises(ConfigError) as error:
+            Shed.load(sets=["inside.box=deep", f"inside.{key}=1"])
+        assert error.value.message.startswith(said)
+
+
 def test_all_problems_are_told_together_with_where_they_come_from(written):
     path = written("door: 2\nrate: fast")
     with pytest.raises(ConfigError) as error:
