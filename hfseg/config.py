@@ -184,6 +184,8 @@ def _describe(problem: Any, dotted: str, where: str, model: type[BaseModel] | No
         return f"`{dotted}` is not a known key{where}: got {value!r}", hint
     if kind == "missing":
         return f"`{dotted}` is needed and was not given", None
+    if kind == "union_tag_not_found":
+        return f"`{dotted}.{KIND}` is needed and was not given{where}: got {value!r}", None
     if kind == "union_tag_invalid":
         kinds = [kind.strip(" '") for kind in problem["ctx"]["expected_tags"].split(",")]
         got = problem["ctx"]["tag"]
@@ -218,8 +220,10 @@ def _locate(
     """Turn pydantic's location into a dotted path without union tags, and find the model that holds its last part."""
     path: list[int | str] = []
     model: type[BaseModel] | None = cls
+    tagged = False
     for part in loc:
-        if isinstance(tree, dict) and part == tree.get(KIND) and part not in tree:
+        tagged = not tagged and isinstance(tree, dict) and part == tree.get(KIND)
+        if tagged:
             continue
         if path:
             model = _inner(model, path[-1], tree)

@@ -357,6 +357,12 @@ def test_the_kernel_that_narrows_is_as_wide_as_its_setting(kind: str):
     assert sizes[1] - sizes[0] == 8 * narrowed
 
 
+@pytest.mark.parametrize("kind", ["psp", "apnb", "afnb", "apnb+afnb", "dual+apnb+afnb"])
+def test_a_pyramid_has_a_grid(kind: str):
+    with pytest.raises(ValidationError, match=r"pool_sizes\s+Tuple should have at least 1 item"):
+        TypeAdapter(AttentionConfig).validate_python({"kind": kind, "pool_sizes": ()})
+
+
 def test_an_option_without_effect_is_refused():
     with pytest.raises(ValidationError, match="`scaled` has no effect without the softmax"):
         TypeAdapter(AttentionConfig).validate_python({"kind": "nonlocal_residual", "softmax": False, "scaled": True})

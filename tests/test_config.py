@@ -85,6 +85,29 @@ def test_a_wrong_setting_is_explained(name):
     assert hint in str(error.value)
 
 
+def test_settings_of_no_kind_ask_for_one():
+    class Street(Config):
+        guest: Annotated[Cat | Dog, Field(discriminator="kind")] | None = None
+
+    assert Street.load(sets=["guest={kind: cat, lives: 3}"]).guest == Cat(lives=3)
+    with pytest.raises(ConfigError, match=r"`guest.kind` is needed and was not given \(--set\): got {'lives': 3}"):
+        Street.load(sets=["guest.lives=3"])
+
+
+def test_a_kind_may_be_called_as_one_of_its_own_keys():
+    class Box(Config):
+        kind: Literal["box"] = "box"
+        box: str = ""
+
+    class Shed(Config):
+        inside: Annotated[Box | Cat, Field(discriminator="kind")] = Box()
+
+    for key, said in (("lid", "`inside.lid` is not a known key (--set): got 1"), ("box", "`inside.box` (--set): ")):
+        with pytest.raises(ConfigError) as error:
+            Shed.load(sets=["inside.box=deep", f"inside.{key}=1"])
+        assert error.value.message.startswith(said)
+
+
 def test_all_problems_are_told_together_with_where_they_come_from(written):
     path = written("door: 2\nrate: fast")
     with pytest.raises(ConfigError) as error:

@@ -99,6 +99,8 @@ def test_the_place_of_a_frame_is_read_from_its_name(name, sequence, number):
 def test_two_files_of_one_place_are_an_error():
     with pytest.raises(DataError, match="two files are frame 7 of sequence `a`: got `x.png` and `y.png`"):
         by_place([("a_07", "x.png"), (Path("a/7"), "y.png")])
+    with pytest.raises(DataError, match="two files are frame 7: got `x.png` and `y.png`"):
+        by_place([("07", "x.png"), (Path("7"), "y.png")])
 
 
 def test_the_first_frames_of_a_sequence_repeat_the_oldest_one_they_have():
@@ -141,6 +143,12 @@ def test_frames_without_masks_are_memory_of_those_that_have_one(street):
 PARTS = ("train", "validation", "test")
 
 
+def test_masks_that_would_share_a_name_are_an_error(tmp_path):
+    made_frames(tmp_path, ["a/1_002", "a_1/002"])
+    with pytest.raises(DataError, match=r"two masks are called `a_1_002`: got `.*a/1_002.png` and `.*a_1/002.png`"):
+        FramesConfig(data_dir=tmp_path, split_sizes=(1, 0, 0)).open("train")
+
+
 def test_a_sequence_is_divided_in_time_with_a_gap(street):
     parts = [[int(name) for name in street_config(street).open(part).table["id"]] for part in PARTS]
     assert parts == [list(range(4, 26)), list(range(29, 33)), list(range(36, 40))]
@@ -172,7 +180,7 @@ def test_frames_that_are_not_there_are_an_error(street, tmp_path):
     assert "masks of some or all of them in masks/" in caught.value.hint
     root = shutil.copytree(street, tmp_path / "lonely")
     (root / "images" / "000005.png").unlink()
-    with pytest.raises(DataError, match=r"`.*masks/000005.png` and 0 more have no frame"):
+    with pytest.raises(DataError, match=r"1 have none, such as `.*masks/000005.png`"):
         street_config(root).open("train")
     with pytest.raises(ValidationError, match="`split_sizes` leaves nothing to train on"):
         street_config(street, split_sizes=(0, 1, 0))
@@ -202,7 +210,7 @@ def test_a_video_with_sparse_labels_gives_clips(tmp_path):
     batches = list(eval_loader(dataset, LoaderConfig(workers=2, eval_batch_size=1)))
     assert [batch.images[0, 0, 0, 0].item() for batch in batches] == [1, 7, 50]
     made_frames(tmp_path, [], labelled=["drive/060"])
-    with pytest.raises(DataError, match="`.*drive/060.png` and 0 more have no frame"):
+    with pytest.raises(DataError, match="1 have none, such as `.*drive/060.png`"):
         FramesConfig(data_dir=tmp_path).open("train")
 
 

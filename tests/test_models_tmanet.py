@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from attention_members import MEMBERS, randomize
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from test_attention_blocks_reference import SCENES, load, our_name
 from test_models_backbones import TINY
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForSemanticSegmentation
+from transformers import AutoModelForSemanticSegmentation, ResNetConfig, SwinConfig
 
 from hfseg.cli.flags import FLAG_NAMES, training_flags
 from hfseg.cli.options import DataOptions, RunOptions, TrainingOptions
@@ -130,8 +131,14 @@ def test_memory_has_any_length_but_with_slots_no_more_than_there_are():
     assert {model(clips(frames)).logits.shape for frames in (1, 2, 6)} == {(2, 3, 8, 12)}
     slotted = tiny(attention={**NONLOCAL, "slots": 2}).build(LABELS).eval()
     assert slotted(clips(2)).logits.shape == (2, 3, 8, 12)
-    with pytest.raises(ValueError, match="3 frames for 2 memory slots"):
+    with pytest.raises(ModelError, match="weights for 2 frames before the current one, one set for each: got 3"):
         slotted(clips(4))
+    with pytest.raises(ValueError, match="3 frames for 2 memory slots"):
+        slotted.hf(slotted.normalize(clips(4)))
+    with_current = tiny(attention={**NONLOCAL, "slots": 3, "include_current": True}).build(LABELS).eval()
+    assert with_current(clips(3)).logits.shape == (2, 3, 8, 12)
+    with pytest.raises(ModelError, match="weights for 2 frames before the current one"):
+        with_current(clips(4))
 
 
 def test_the_frames_of_a_clip_are_normalized_as_one_batch_and_counted_once():
@@ -174,6 +181,31 @@ def test_a_stride_that_an_encoder_cannot_have_is_refused():
         tiny("swin", output_stride=8).build(LABELS)
 
 
+def test_a_config_of_an_encoder_alone_gives_the_finest_stride_it_can_have():
+    sizes = {"depths": [1, 1, 1, 1], "out_features": ["stage3", "stage4"]}
+    swin = SwinConfig(embed_dim=8, num_heads=[1, 1, 1, 1], **sizes)
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], **sizes)
+    assert [TmanetConfig(backbone_config=each).output_stride for each in (swin, resnet)] == [32, 8]
+    hf = TmanetForSemanticSegmentation(TmanetConfig(backbone_config=swin, attention=APNB, num_labels=3)).eval()
+    assert hf(torch.randn(1, 2, 3, 64, 64)).logits.shape == (1, 3, 2, 2)
+    with pytest.raises(StrictDataclassFieldValidationError, match="expected one of .8, 16, 32., got 12"):
+        TmanetConfig(backbone_config=resnet, output_stride=12)
+
+
+def test_an_encoder_of_one_map_carries_what_reads_one():
+    resnet = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1])
+    assert len(resnet.out_features) == 1
+    with pytest.raises(ModelError, match="the auxiliary head reads the second last map: got one"):
+        TmanetForSemanticSegmentation(TmanetConfig(backbone_config=resnet, attention=APNB))
+    alone = {"backbone_config": resnet, "use_auxiliary_head": False}
+    with pytest.raises(ModelError, match="attention `afnb` fuses the encoder's last two stages: got an encoder of one"):
+        TmanetForSemanticSegmentation(TmanetConfig(attention={"kind": "afnb"}, **alone))
+    hf = TmanetForSemanticSegmentation(TmanetConfig(attention=APNB, num_labels=3, **alone)).eval()
+    frames = torch.randn(1, 2, 3, 64, 64)
+    assert hf(frames).logits.shape == (1, 3, 8, 8)
+    assert hf.encode(frames[0]).high.shape == (2, 8, 8, 8)
+
+
 def test_models_of_images_refuse_clips():
     model = FusionModelConfig(
         backbone="resnet", pretrained="none", overrides=TINY["resnet"], hidden_size=32
@@ -200,6 +232,35 @@ def test_a_saved_model_opens_equal_in_plain_transformers_and_here(backbone: str,
         assert torch.equal(again(clips(3)).logits, expected)
         assert torch.equal(plain(model.normalize(clips(3))).logits, expected)
     assert json.loads((tmp_path / "model" / "config.json").read_text())["attention"]["kind"] == "apnb"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("output_stride", 12, "got 12"),
+        ("attention", {"kind": "none"}, "Input tag 'none'"),
+        ("memory_frames", "4", "str"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused_by_its_folder(setting: str, value: Any, message: str, tmp_path: Path):
+    save_model(tiny().build(LABELS), LABELS, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), setting: value}))
+    with pytest.raises(ModelError, match=f"config.json of `{path.parent}` cannot be.*{message}"):
+        open_model(path.parent)
+
+
+@pytest.mark.parametrize("kind", ["dual", "criss_cross", "apnb", "nonlocal_residual"])
+def test_what_no_file_holds_starts_as_in_a_new_model(kind: str):
+    hf = tiny(attention={"kind": kind, "channels": 16}).build(LABELS).hf
+    randomize(hf.decode_head.block)
+    at_zero = ("gamma", "current", "attention.norm.weight", "context.weight", "context.bias")
+    kept = {name: each for name, each in hf.state_dict().items() if not name.endswith(at_zero)}
+    again = TmanetForSemanticSegmentation.from_pretrained(None, config=hf.config, state_dict=kept)
+    found = again.state_dict()
+    assert kept.keys() < found.keys()
+    assert all(torch.equal(found[name], each) for name, each in kept.items())
+    assert not any(found[name].any() for name in found.keys() - kept.keys())
 
 
 @pytest.mark.slow
@@ -250,6 +311,7 @@ def test_pyramid_pooling_asks_for_batches_of_two():
     ("settings", "message"),
     [
         ({"attention": {**NONLOCAL, "slots": 4}}, "got 4 slots and 2 memory_frames"),
+        ({"attention": {**NONLOCAL, "slots": 2, "include_current": True}}, "2 memory_frames, the current one beside"),
         ({"auxiliary": False}, "`auxiliary_channels` has no effect"),
     ],
 )

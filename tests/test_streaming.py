@@ -189,6 +189,11 @@ def test_without_memory_a_stream_gives_what_images_give():
     assert stream.kept_bytes == 0
 
 
+def test_frames_in_memory_lie_apart():
+    with pytest.raises(ValueError, match="frames in memory lie 0 apart: expected 1 or more"):
+        FrameStream(built("apnb"), step=0)
+
+
 def test_models_of_images_have_no_stream():
     model = FusionModelConfig(
         backbone="resnet", pretrained="none", overrides=TINY["resnet"], hidden_size=32

@@ -73,8 +73,9 @@ def by_place(files: Iterable[tuple[str | PurePath, str]]) -> dict[Frame, str]:
     for name, path in files:
         frame = Frame.of(name)
         if frame in found:
+            place = f"frame {frame.number}{f' of sequence `{frame.sequence}`' if frame.sequence else ''}"
             raise DataError(
-                f"two files are frame {frame.number} of sequence `{frame.sequence}`: got `{found[frame]}` and `{path}`",
+                f"two files are {place}: got `{found[frame]}` and `{path}`",
                 hint="take one away, or put sequences into folders of their own",
             )
         found[frame] = path

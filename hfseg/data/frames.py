@@ -139,7 +139,7 @@ class _Files:
         masks = by_place((path.with_suffix(""), str(self._data_dir / "masks" / path)) for path in paths)
         lonely = [path for frame, path in masks.items() if frame not in self.images]
         if lonely or not masks:
-            got = f"`{lonely[0]}` and {len(lonely) - 1} more have no frame" if lonely else "there are no masks"
+            got = f"{len(lonely)} have none, such as `{lonely[0]}`" if lonely else "there are no masks"
             raise DataError(
                 f"masks of `{self._data_dir}` belong to frames of `images`: {got}",
                 hint="the mask of frame images/drive/000470.jpg, or of frame 470 of images/drive.mp4, is "
@@ -149,11 +149,20 @@ class _Files:
 
     @cached_property
     def ids(self) -> dict[Frame, str]:
-        """The names of the labelled frames."""
+        """The names of the labelled frames, one for each."""
         folder = self._data_dir / "masks"
-        return {
+        ids = {
             frame: "_".join(Path(path).relative_to(folder).with_suffix("").parts) for frame, path in self.masks.items()
         }
+        seen: dict[str, Frame] = {}
+        for frame, name in ids.items():
+            if name in seen:
+                raise DataError(
+                    f"two masks are called `{name}`: got `{self.masks[seen[name]]}` and `{self.masks[frame]}`",
+                    hint="give one of the sequences another name",
+                )
+            seen[name] = frame
+        return ids
 
     @property
     def records(self) -> list[Record]:

@@ -14,7 +14,7 @@ it is, in the first block too, because it stands behind the stride.
 
 import copy
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from transformers import AutoBackbone
 from hfseg.errors import ModelError
 from hfseg.models.segmenter import evaluating
 
-OWN_STRIDE = 32
+OWN_STRIDE: Final = 32
 """Pixels between neighbours on the last map of every pyramid."""
 PROBE_SIZE = 128
 """Pixels on a side of the image that is sent through to see at which stride each convolution works."""

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+from pydantic import ValidationError
 from transformers import CONFIG_MAPPING, MODEL_FOR_BACKBONE_MAPPING, MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
 from hfseg.errors import ModelError
@@ -18,8 +20,8 @@ def load_segmentation(source: Source) -> tuple[Any, Pixels]:
     """Load a semantic segmentation model and how it takes pixels; adapters are merged into the model they belong to.
 
     Raises:
-        ModelError: it is no semantic segmentation model, parameters are missing, left over or of another shape, or
-            nothing says how it takes pixels.
+        ModelError: it is no semantic segmentation model, its config does not say what can be, parameters are missing,
+            left over or of another shape, or nothing says how it takes pixels.
     """
     _check_kind(source)
     if source.preprocessor is None:
@@ -27,7 +29,7 @@ def load_segmentation(source: Source) -> tuple[Any, Pixels]:
             f"`{source.location}` holds no preprocessor_config.json: its mean and deviation are not known",
             hint="add one with `image_mean` and `image_std`",
         )
-    config = CONFIG_MAPPING[source.model_type].from_dict(dict(source.config))
+    config = _opened_config(source)
     if is_adapter_folder(Path(source.location)):
         hf, pixels = read_adapters(Path(source.location), read_labels(config))
         hf.config = config  # with what training has set, such as the distance of the frames in memory
@@ -48,6 +50,16 @@ def load_segmentation(source: Source) -> tuple[Any, Pixels]:
             f"expected {list(new)}"
         )
     return loaded.model, Pixels.from_preprocessor(source.preprocessor)
+
+
+def _opened_config(source: Source) -> Any:
+    try:
+        return CONFIG_MAPPING[source.model_type].from_dict(dict(source.config))
+    except StrictDataclassError as error:
+        reason = str(error).splitlines()[-1].strip()
+    except ValidationError as error:
+        reason = "; ".join(problem["msg"] for problem in error.errors())
+    raise ModelError(f"config.json of `{source.location}` cannot be: {reason}")
 
 
 def _check_kind(source: Source) -> None:

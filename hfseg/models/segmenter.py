@@ -65,8 +65,8 @@ class Segmenter(nn.Module):
         """Segment bytes of 0..255 or floats of 0..1: images "b 3 h w", or the last frames of clips "b t 3 h w".
 
         Raises:
-            ModelError: clips are given to a model that takes images only, or the model's class takes images of another
-                size only.
+            ModelError: clips are given to a model that takes images only, or that has slots for fewer frames, or the
+                model's class takes images of another size only.
         """
         self._check_kind(pixel_values)
         self._check_size(*pixel_values.shape[-2:])
@@ -162,10 +162,19 @@ class Segmenter(nn.Module):
         return torch.zeros(1, *frames, 3, size, size, device=self.mean.device, dtype=self.mean.dtype)
 
     def _check_kind(self, pixel_values: Tensor) -> None:
-        if pixel_values.ndim == 5 and self.memory_frames is None:
+        if pixel_values.ndim == 4:
+            return
+        frames = pixel_values.shape[1]
+        if self.memory_frames is None:
             raise ModelError(
-                f"`{type(self.hf).__name__}` takes images: got clips of {pixel_values.shape[1]} frames",
+                f"`{type(self.hf).__name__}` takes images: got clips of {frames} frames",
                 hint="train a model with memory: --decoder tmanet",
+            )
+        block = self.hf.config.attention
+        if block.get("slots") and frames - 1 > (most := block["slots"] - block["include_current"]):
+            raise ModelError(
+                f"the model has weights for {most} frames before the current one, one set for each: got {frames - 1}",
+                hint=f"show it {most} or fewer; without `attention.slots` a model takes any number",
             )
 
     def _check_size(self, height: int, width: int) -> None:

@@ -32,10 +32,13 @@ class FrameStream(nn.Module):
 
     Raises:
         ModelError: the model has no memory.
+        ValueError: `step` is below 1.
     """
 
     def __init__(self, segmenter: Segmenter, *, dtype: torch.dtype | None = None, step: int | None = None) -> None:
         super().__init__()
+        if step is not None and step < 1:
+            raise ValueError(f"frames in memory lie {step} apart: expected 1 or more")
         if not isinstance(segmenter.hf, TmanetForSemanticSegmentation):
             raise ModelError(
                 f"`{type(segmenter.hf).__name__}` has no memory: expected a model of the decoder `tmanet`",

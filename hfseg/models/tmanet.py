@@ -8,7 +8,7 @@ step, over b (t + 1) images, where TMANet's move t + 1 times, over b images each
 closer to what evaluation normalizes by, and the encoder runs once. Gradients flow through every frame, as in TMANet.
 """
 
-from typing import Annotated, Any, Literal, no_type_check
+from typing import Annotated, Any, Final, Literal, no_type_check
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -17,8 +17,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt, TypeAdapter, model_vali
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from hfseg.errors import ModelError
 from hfseg.labels import IGNORE_INDEX, LabelSpace
 from hfseg.logits import resize_logits
 from hfseg.models.attention import AttentionConfig, Features, NonLocalConfig
@@ -29,7 +31,7 @@ from hfseg.models.segmenter import Segmenter
 from hfseg.models.sources import quiet
 
 AUXILIARY_CHANNELS = 256
-OUTPUT_STRIDE = 8
+OUTPUT_STRIDE: Final = 8
 """What TMANet's encoder is dilated to."""
 ATTENTION: TypeAdapter[Any] = TypeAdapter(AttentionConfig)
 
@@ -37,8 +39,9 @@ ATTENTION: TypeAdapter[Any] = TypeAdapter(AttentionConfig)
 @no_type_check  # Transformers checks the fields, and passes more than fields to `__init__`
 @strict
 class TmanetConfig(PreTrainedConfig):
-    """Settings of `TmanetForSemanticSegmentation`; without `backbone_config`, a ResNet-50, dilated or not.
+    """Settings of `TmanetForSemanticSegmentation`; without `backbone_config`, a ResNet-50.
 
+    Places of the last map lie at most `output_stride` pixels apart; None is 8 where an encoder can be dilated, else 32.
     `attention` holds the block's settings with its `kind`; None is TMANet's own. `memory_frames` is how many frames
     before the current one the model was made to read, `memory_step` how many frames lie from each of them to the next;
     it reads any number, at any distance.
@@ -48,7 +51,7 @@ class TmanetConfig(PreTrainedConfig):
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012
 
     backbone_config: dict[str, Any] | PreTrainedConfig | None = None
-    output_stride: int = OUTPUT_STRIDE
+    output_stride: Literal[8, 16, 32] | None = None
     attention: dict[str, Any] | None = None
     memory_frames: int = 4
     memory_step: int = 1
@@ -60,7 +63,8 @@ class TmanetConfig(PreTrainedConfig):
     semantic_loss_ignore_index: int = IGNORE_INDEX
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.backbone_config = opened_config(self.backbone_config)
+        self.backbone_config = encoder = opened_config(self.backbone_config)
+        self.output_stride = self.output_stride or (OUTPUT_STRIDE if encoder.model_type in DILATABLE else OWN_STRIDE)
         self.attention = ATTENTION.validate_python(self.attention or NonLocalConfig()).model_dump(mode="json")
         super().__post_init__(**kwargs)
 
@@ -70,7 +74,7 @@ class MemoryHead(nn.Module):
 
     def __init__(self, config: TmanetConfig, channels: list[int]) -> None:
         super().__init__()
-        self.block = ATTENTION.validate_python(config.attention).build(channels[-1], channels[-2])
+        self.block = ATTENTION.validate_python(config.attention).build(*channels[:-3:-1])
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(self.block.channels, config.num_labels, 1)
 
@@ -87,9 +91,11 @@ class MemoryHead(nn.Module):
 class AuxiliaryHead(nn.Module):
     """Classify the map of the stage before the last."""
 
-    def __init__(self, config: TmanetConfig, in_channels: int) -> None:
+    def __init__(self, config: TmanetConfig, channels: list[int]) -> None:
         super().__init__()
-        self.convolution = conv_norm(in_channels, config.auxiliary_channels, size=3)
+        if len(channels) == 1:
+            raise ModelError("the auxiliary head reads the second last map: got one", hint="use_auxiliary_head=False")
+        self.convolution = conv_norm(channels[-2], config.auxiliary_channels, size=3)
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(config.auxiliary_channels, config.num_labels, 1)
 
@@ -112,13 +118,12 @@ class TmanetForSemanticSegmentation(PreTrainedModel):
 
     def __init__(self, config: TmanetConfig) -> None:
         super().__init__(config)
+        assert config.output_stride is not None
         self.backbone = build_dilated(config.backbone_config, config.output_stride)
         self.supports_gradient_checkpointing = self.backbone.supports_gradient_checkpointing
-        channels = list(self.backbone.channels)
-        self.decode_head = MemoryHead(config, channels)
-        self.auxiliary_head = AuxiliaryHead(config, channels[-2]) if config.use_auxiliary_head else None
+        self.decode_head = MemoryHead(config, self.backbone.channels)
+        self.auxiliary_head = AuxiliaryHead(config, self.backbone.channels) if config.use_auxiliary_head else None
         self.post_init()
-        self.decode_head.block.reset_parameters()
 
     def forward(
         self,
@@ -144,7 +149,8 @@ class TmanetForSemanticSegmentation(PreTrainedModel):
         encoded = self.backbone.forward_with_filtered_kwargs(
             clips.flatten(0, 1), output_hidden_states=output_hidden_states, output_attentions=output_attentions
         )
-        low, high = (each.unflatten(0, clips.shape[:2]) for each in encoded.feature_maps[-2:])
+        maps = [each.unflatten(0, clips.shape[:2]) for each in encoded.feature_maps[-2:]]
+        low, high = maps[0], maps[-1]  # one and the same of an encoder of one map, over which nothing reads `low`
         logits = self.decode_head(Features(high[:, -1], low[:, -1]), Features(high[:, :-1], low[:, :-1]))
         auxiliary = None
         if self.auxiliary_head is not None and torch.is_grad_enabled():  # nobody but a loss asks for it
@@ -153,12 +159,12 @@ class TmanetForSemanticSegmentation(PreTrainedModel):
         output = SemanticSegmenterOutput(
             loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )
-        return output.to_tuple() if return_dict is False else output
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
 
     def encode(self, pixel_values: Float[Tensor, "b c h w"]) -> Features:
         """Give the maps of a normalized frame that the attention block reads, as a stream needs them."""
-        low, high = self.backbone(pixel_values).feature_maps[-2:]
-        return Features(high, low)
+        maps = self.backbone(pixel_values).feature_maps[-2:]
+        return Features(maps[-1], maps[0])
 
     def _loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
         size, ignored = (labels.shape[1], labels.shape[2]), self.config.semantic_loss_ignore_index
@@ -167,6 +173,12 @@ class TmanetForSemanticSegmentation(PreTrainedModel):
             return loss
         other = F.cross_entropy(resize_logits(auxiliary, size), labels.long(), ignore_index=ignored)
         return loss + self.config.auxiliary_loss_weight * other
+
+    def initialize_weights(self) -> None:
+        """Start all layers, then what starts otherwise in the block; Transformers' guard keeps what was loaded."""
+        super().initialize_weights()
+        with guard_torch_init_functions():
+            self.decode_head.block.reset_parameters()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Start a layer of the heads."""
@@ -202,11 +214,12 @@ class TmanetModelConfig(EncoderConfig):
     def _used(self) -> "TmanetModelConfig":
         if self.auxiliary_channels is not None and not self.auxiliary:
             raise ValueError("`auxiliary_channels` has no effect without the auxiliary head\n\nhint: leave it out")
-        slots = self.attention.slots if isinstance(self.attention, NonLocalConfig) else None
-        if slots not in (None, self.memory_frames):
+        block, frames = self.attention, self.memory_frames
+        if isinstance(block, NonLocalConfig) and block.slots not in (None, frames + block.include_current):
+            beside = ", the current one beside" if block.include_current else ""
             raise ValueError(
-                f"`attention.slots` are the frames in memory: got {slots} slots and {self.memory_frames} memory_frames"
-                "\n\nhint: give both the same number, or leave `attention.slots` out"
+                f"`attention.slots` are the frames read: got {block.slots} slots and {frames} memory_frames{beside}"
+                f"\n\nhint: set it to {frames + block.include_current}, or leave it out"
             )
         return self
 
@@ -224,10 +237,9 @@ class TmanetModelConfig(EncoderConfig):
 
     def described(self, backbone_config: Any, labels: LabelSpace) -> TmanetConfig:
         """Describe the model as Transformers does."""
-        own_stride = OUTPUT_STRIDE if backbone_config.model_type in DILATABLE else OWN_STRIDE
         return TmanetConfig(
             backbone_config=backbone_config,
-            output_stride=self.output_stride or own_stride,
+            output_stride=self.output_stride,
             attention=self.attention.model_dump(mode="json"),
             memory_frames=self.memory_frames,
             use_auxiliary_head=self.auxiliary,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hfseg.models.attention.attend import Attend, tokens
 from hfseg.models.attention.contract import AttentionBlockConfig, Maps, Reading, SpecialStart
 from hfseg.models.attention.layers import conv_norm, weights_in
-from hfseg.models.attention.pyramid import ANN_GRIDS, bin_frames, bin_spans, cells, sample
+from hfseg.models.attention.pyramid import ANN_GRIDS, Grids, bin_frames, bin_spans, cells, sample
 
 DROPOUT = 0.05
 
@@ -111,7 +111,7 @@ class AsymmetricConfig(AttentionBlockConfig):
     """Width of queries and keys."""
     value_channels: PositiveInt = 256
     """Width of values."""
-    pool_sizes: tuple[PositiveInt, ...] = ANN_GRIDS
+    pool_sizes: Grids = ANN_GRIDS
     """Cells on a side of each grid of the pyramid."""
     time_bins: PositiveInt | None = None
     """Bins along time that frames are averaged to; unset gives each frame cells of its own."""

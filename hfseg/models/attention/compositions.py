@@ -27,7 +27,7 @@ from hfseg.models.attention.contract import (
 )
 from hfseg.models.attention.dual import Dual
 from hfseg.models.attention.layers import conv_norm, weights_in
-from hfseg.models.attention.pyramid import ANN_GRIDS
+from hfseg.models.attention.pyramid import ANN_GRIDS, Grids
 
 
 class Composition(TemporalAttention):
@@ -106,7 +106,7 @@ class FusedFirstConfig(AttentionBlockConfig):
     """Width of queries and keys, in AFNB and APNB."""
     value_channels: PositiveInt = 256
     """Width of values, in AFNB and APNB."""
-    pool_sizes: tuple[PositiveInt, ...] = ANN_GRIDS
+    pool_sizes: Grids = ANN_GRIDS
     """Cells on a side of each grid of the pyramid."""
     time_bins: PositiveInt | None = None
     """Bins along time that frames are averaged to; unset gives each frame cells of its own."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from hfseg.models.attention.contract import AttentionBlockConfig, Extent, Features, Maps, TemporalAttention
 from hfseg.models.attention.layers import conv_norm, weights_in
-from hfseg.models.attention.pyramid import cells, sample
+from hfseg.models.attention.pyramid import Grids, cells, sample
 
 PSP_GRIDS = (1, 2, 3, 6)
 """Cells on a side of each grid: 50 in all."""
@@ -88,7 +88,7 @@ class PspConfig(AttentionBlockConfig):
     """Picks this block."""
     channels: PositiveInt = 512
     """Width of the output, and of each grid."""
-    pool_sizes: tuple[PositiveInt, ...] = PSP_GRIDS
+    pool_sizes: Grids = PSP_GRIDS
     """Cells on a side of each grid of the pyramid."""
     align_corners: bool = False
     """Whether the corners of grids lie on the corners of the map when they are resized."""

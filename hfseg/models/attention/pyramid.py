@@ -6,12 +6,16 @@ not divide the map, and repeat where the map is smaller than the grid.
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
+Grids = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+"""Cells on a side of each grid, as a setting: at least one grid."""
 ANN_GRIDS = (1, 3, 6, 8)
 """Cells on a side of each grid in asymmetric non-local nets: 110 in all."""
 

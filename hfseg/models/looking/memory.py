@@ -85,6 +85,7 @@ def memory_maps(
     with evaluating(segmenter):
         frames = hf.encode(segmenter.normalize(clip[0]))
         assert frames.low is not None
+        assert hf.config.output_stride is not None
         memory = Features(frames.high[None, :-1], frames.low[None, :-1])
         past = block.encode(memory) if block.reads_memory and clip.shape[1] > 1 else None
         prepared = block.prepare(Features(frames.high[-1:], frames.low[-1:]))
