@@ -263,6 +263,15 @@ def test_what_no_file_holds_starts_as_in_a_new_model(kind: str):
     assert not any(found[name].any() for name in found.keys() - kept.keys())
 
 
+def test_tuples_are_given_where_the_call_or_the_config_asks_for_them():
+    hf, clips = tiny().build(LABELS).hf.eval(), torch.randn(1, 2, 3, 64, 64)
+    logits = hf(clips).logits
+    assert torch.equal(hf(clips, return_dict=False)[0], logits)
+    hf.config.return_dict = False
+    assert torch.equal(hf(clips)[0], logits)
+    assert torch.equal(hf(clips, return_dict=True).logits, logits)
+
+
 @pytest.mark.slow
 def test_a_saved_model_is_trained_on_with_other_classes(tmp_path: Path):
     save_model(tiny().build(LABELS), LABELS, tmp_path / "model")

@@ -92,8 +92,14 @@ def count_macs(call: Call, *, formulas: Formulas) -> Macs:
     return Macs(counter.get_total_flops() // 2, tuple(sorted(seen.products - {str(key) for key in known})))
 
 
-def latencies(calls: Mapping[str, Call], config: CostConfig, device: torch.device) -> dict[str, Latency]:
-    """Time calls by turns, each round beginning with another one."""
+def latencies(
+    calls: Mapping[str, Call],
+    config: CostConfig,
+    device: torch.device,
+    *,
+    show: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Latency]:
+    """Time calls by turns, each round beginning with another one; `show` is told of the rounds done, of how many."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     for number in range(-config.warm_up, config.rounds):
@@ -102,6 +108,7 @@ def latencies(calls: Mapping[str, Call], config: CostConfig, device: torch.devic
             took = _timed(calls[name], device)
             if number >= 0:
                 seconds[name].append(took)
+        show(number + config.warm_up + 1, config.rounds + config.warm_up)
     return {name: Latency.of(times) for name, times in seconds.items()}
 
 

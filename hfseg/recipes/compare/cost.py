@@ -17,6 +17,7 @@ from hfseg.engine.cost import (
     MACS_METHOD,
     Call,
     CostConfig,
+    Latency,
     count_macs,
     latencies,
     peak_bytes,
@@ -31,6 +32,7 @@ from hfseg.models import Segmenter
 from hfseg.models.ops import freely_chosen
 from hfseg.models.ops.cost import FORMULAS
 from hfseg.recipes.compare.opened import Opened
+from hfseg.recipes.console import progress
 from hfseg.viz.numbers import parameter_totals
 from hfseg.viz.run import read_run
 
@@ -62,16 +64,18 @@ def measure(
     costs: dict[str, dict[str, Any]] = {}
     opened: dict[str, Opened] = {}
     failures: Failures = {}
-    for name, open_one in models.items():
-        with _kept_apart(failures, name):
-            model = Opened(open_one(), protocol)
-            with out_of_memory_told(model.segmenter, runtime.device), freely_chosen():
-                costs[name] = {"memory_frames": model.memory_frames, **_counted(model, image)}
-                model.segmenter.to(runtime.device)
-                call = model.image_call(image, runtime.device, count=config.batch_size)
-                memory = _weight_bytes(model.segmenter) + peak_bytes(call, runtime.device)
-            costs[name]["memory_mb"] = memory / MIB
-            opened[name] = model
+    with progress(f"counting operations and memory of {len(models)} models") as show:
+        for name, open_one in models.items():
+            show(len(opened) + len(failures), len(models))
+            with _kept_apart(failures, name):
+                model = Opened(open_one(), protocol)
+                with out_of_memory_told(model.segmenter, runtime.device), freely_chosen():
+                    costs[name] = {"memory_frames": model.memory_frames, **_counted(model, image)}
+                    model.segmenter.to(runtime.device)
+                    call = model.image_call(image, runtime.device, count=config.batch_size)
+                    memory = _weight_bytes(model.segmenter) + peak_bytes(call, runtime.device)
+                costs[name]["memory_mb"] = memory / MIB
+                opened[name] = model
     _add_times(opened, costs, image, config, runtime.device)
     return Measured(costs, _conditions(config, image, protocol, opened, runtime), opened, failures)
 
@@ -103,8 +107,8 @@ def _add_times(
     count, counter = config.batch_size, counter_of(device)
     calls = {name: model.image_call(image, device, count=count) for name, model in opened.items()}
     own = {name: m.frame_call(image, device, count=count) for name, m in opened.items() if m.has_own_frames}
-    images = latencies(calls, config, device)
-    frames = images | (latencies(own, config, device) if own else {})
+    images = _timed("predictions", calls, config, device)
+    frames = images | (_timed("next frames of a video", own, config, device) if own else {})
     for name, call in calls.items():
         costs[name] |= {
             "latency": images[name].to_dict(),
@@ -114,6 +118,11 @@ def _add_times(
         if counter is not None:
             joules = joules_per_call(_waiting(call, device), counter, seconds=config.energy_s)
             costs[name]["joules"] = joules / count
+
+
+def _timed(what: str, calls: Mapping[str, Call], config: CostConfig, device: torch.device) -> dict[str, Latency]:
+    with progress(f"timing {len(calls)} {what} by turns, {config.warm_up} + {config.rounds} rounds") as show:
+        return latencies(calls, config, device, show=show)
 
 
 def training_facts(folder: Path) -> dict[str, Any]:
