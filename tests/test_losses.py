@@ -140,6 +140,14 @@ def test_a_batch_that_is_all_ignored_gives_zero_and_no_gradient(name, dtype):
     assert not logits.grad.any()
 
 
+@pytest.mark.parametrize("name", TERMS)
+def test_validations_find_the_loss_of_training(name):
+    logits, labels = case()
+    with torch.inference_mode():
+        found = term(name)(logits.detach().clone(), labels, ignore_index=255)
+    assert float(found) == pytest.approx(float(term(name)(logits, labels, ignore_index=255).detach()), rel=1e-12)
+
+
 @pytest.mark.parametrize(("source", "target"), [((16, 20), (64, 80)), ((31, 17), (13, 40)), ((6, 6), (6, 6))])
 def test_cross_entropy_in_strips_equals_torch(source, target):
     logits, labels = case(dtype=torch.float32, source=source, target=target)
