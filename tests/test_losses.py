@@ -196,6 +196,8 @@ def test_terms_are_weighted_summed_and_named_for_both_heads():
         ("ce+ce", "stands twice"),
         ("2ce", "is not a loss"),
         ("1.2.3*ce", "is not a weight"),
+        ("1E400*ce", "`1E400` is too large"),
+        ("0*ce+0.0*dice", "nothing is minimized, because all weights are 0"),
         ("", "is not a loss"),
     ],
 )
@@ -339,6 +341,8 @@ def test_weights_are_read_from_a_file_by_name_or_in_order(tmp_path):
         ("{a: 1}", "do not fit the 2 classes: got `a`"),
         ("[1, -2]", "`b` has the weight -2"),
         ("[1]", "got 1 values"),
+        ("[1, .inf]", "`b` has the weight inf"),
+        ("[0, 0]", "are all 0"),
     ):
         (tmp_path / "wrong.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):
