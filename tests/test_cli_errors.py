@@ -64,6 +64,7 @@ CASES = {
     "setting of another optimizer": (["finetune", "--set", "optim.name=sgd", "--set", "optim.betas=[0.5,0.9]"],
                                      "`betas` has no effect on sgd: got (0.5, 0.9)", "leave it out"),
     "predict nothing": (["predict", "nowhere", "none.jpg"], "input `none.jpg` stands for no image", "endings"),
+    "class weights that are not there": (["finetune", *TINY, "--set", "loss.class_weights=none.yaml"], "class weights `none.yaml` cannot be read", ""),
     "report of nothing": (["report", "nowhere"], "nowhere", ""),
     "batch larger than the data": (["finetune", *TINY, "--dataset", "demo", "--batch-size", "100"], "48 training samples", "`loader.batch_size`"),
 }  # fmt: skip
