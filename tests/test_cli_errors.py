@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from made_run import write_run
 from PIL import Image
 
 from hfseg.cli import main
@@ -106,6 +107,13 @@ def test_an_output_that_exists_is_never_overwritten(run, tmp_path):
     assert (code, (tmp_path / "run" / "precious").read_text()) == (2, "kept")
     assert "output `run` exists already" in said
     assert "--resume" in said
+
+
+def test_a_file_that_the_system_refuses_is_named(run, tmp_path):
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / "plots").write_text("in the way")
+    code, said = run("report", "run")
+    assert (code, "error: `run/plots`: File exists" in said, "unexpected" in said) == (1, True, False), said
 
 
 def test_debug_shows_the_traceback(run):
