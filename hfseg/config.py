@@ -185,8 +185,8 @@ def _describe(problem: Any, dotted: str, where: str, model: type[BaseModel] | No
         prefix = dotted.rpartition(".")[0]
         hint = f"did you mean `{prefix}{'.' if prefix else ''}{close[0]}`?" if close else _known(model, prefix)
         return f"`{dotted}` is not a known key{where}: got {value!r}", hint
-    if kind == "missing":
-        return f"`{dotted}` is needed and was not given", None
+    if kind in ("missing", "union_tag_not_found"):
+        return f"`{dotted}{'' if kind == 'missing' else f'.{KIND}'}` is needed and was not given", None
     if kind == "union_tag_invalid":
         kinds = [kind.strip(" '") for kind in problem["ctx"]["expected_tags"].split(",")]
         got = problem["ctx"]["tag"]

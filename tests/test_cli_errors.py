@@ -42,6 +42,7 @@ CASES = {
     "unknown key": (["finetune", "--set", "optim.warmup_step=5"], "`optim.warmup_step` is not a known key (--set): got 5",
                     "did you mean `optim.warmup_steps`?"),
     "value of the wrong kind": (["finetune", "--set", "train.accumulation=much"], "`train.accumulation` (--set): expected a valid integer", ""),
+    "seed beyond 63 bits": (["finetune", "--seed", "9223372036854775808"], "`seed` (--seed): expected less than 9223372036854775808", ""),
     "missing config": (["finetune", "--config", "none.yaml"], "config `none.yaml` cannot be read: No such file", "YAML"),
     "missing folder": (["finetune", "--dataset", "folder", "--data-dir", "nowhere"], "nowhere", "hint:"),
     "unknown data set": (["finetune", "--dataset", "folders"], "`data.kind` has no such kind", "did you mean `folder`?"),

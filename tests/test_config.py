@@ -22,6 +22,7 @@ class Dog(Config):
 
 class Home(Config):
     pet: Annotated[Cat | Dog, Field(discriminator="kind")] = Cat()
+    guest: Annotated[Cat | Dog, Field(discriminator="kind")] | None = None
     rate: PositiveFloat = 1e-3
     doors: int = 1
     size: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
@@ -67,9 +68,10 @@ def test_differences_are_named_by_key():
 
 CASES = {
     "typo": (["pet.live=3"], "`pet.live` is not a known key (--set): got 3", "did you mean `pet.lives`?"),
-    "no resemblance": (["zzz=3"], "`zzz` is not a known key", "known keys: pet, rate, doors, size"),
+    "no resemblance": (["zzz=3"], "`zzz` is not a known key", "known keys: pet, guest, rate, doors, size"),
     "kind": (["pet.kind=dgo"], "`pet.kind` has no such kind (--set): got 'dgo'", "did you mean `dog`?"),
     "missing": (["pet.kind=dog"], "`pet.name` is needed and was not given", ""),
+    "missing kind": (["guest.lives=3"], "`guest.kind` is needed and was not given", ""),
     "range": (["rate=-1"], "`rate` (--set): expected greater than 0: got -1", ""),
     "type": (["doors=many"], "`doors` (--set): expected a valid integer", "got 'many'"),
     "one of two forms": (["size=0"], "`size` (--set): expected greater than 0: got 0", ""),
