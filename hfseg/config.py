@@ -228,7 +228,7 @@ def _locate(
         if path:
             model = _inner(model, path[-1], tree)
         path.append(part)
-        tree = dict(enumerate(tree)).get(part) if isinstance(tree, list) else tree.get(part) if is_key else None
+        tree = dict[Any, Any](enumerate(tree) if isinstance(tree, list) else tree if is_key else ()).get(part)
     return path, model
 
 
