@@ -80,7 +80,7 @@ class Segmenter(nn.Module):
                 raise
             raise ModelError(
                 f"images of {height} x {width} pixels are too small for `{type(self.hf).__name__}`: {error}",
-                hint=f"show them larger, with a short side of {COARSEST_STRIDE} pixels or more: --short-side",
+                hint=f"show larger ones, {COARSEST_STRIDE} pixels or more a side: --short-side, to train --crop-size",
             ) from None
 
     def _segment(self, pixel_values: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"]) -> SegOutput:
