@@ -28,7 +28,7 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
         protected_namespaces=(),
-        ser_json_inf_nan="strings",
+        allow_inf_nan=False,
     )
 
     @classmethod
@@ -162,10 +162,13 @@ def kind_of(member: type[BaseModel]) -> Any:
 def _explain(
     cls: type[BaseModel], tree: dict[str, Any], origins: Mapping[str, str], error: ValidationError
 ) -> ConfigError:
-    lines, hints = [], []
+    lines, hints, told = [], [], set[str]()
     for problem in error.errors(include_url=False):
         path, model = _locate(cls, tree, problem["loc"])
         dotted = ".".join(str(part) for part in path)
+        if dotted and dotted in told:  # what the next member of a union would have taken
+            continue
+        told.add(dotted)
         where = _origin(f"{dotted}.{KIND}" if problem["type"] == "union_tag_invalid" else dotted, origins)
         line, hint = _describe(problem, dotted, where, model)
         lines.append(line)
@@ -223,12 +226,13 @@ def _locate(
     tagged = False
     for part in loc:
         tagged = not tagged and isinstance(tree, dict) and part == tree.get(KIND)
-        if tagged:
+        if tagged or (isinstance(part, str) and not isinstance(tree, dict)):
             continue
         if path:
             model = _inner(model, path[-1], tree)
         path.append(part)
-        tree = tree.get(part) if isinstance(tree, dict) else None
+        items = dict(enumerate(tree)) if isinstance(tree, list) else tree
+        tree = items.get(part) if isinstance(items, dict) else None
     return path, model
 
 

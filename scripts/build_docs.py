@@ -3,12 +3,12 @@
 import json
 import sys
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from hfseg.cli import app
 from hfseg.config import KIND, kind_of, models_in
@@ -58,16 +58,24 @@ def sections(config: type[BaseModel], path: str, seen: set[type[BaseModel]]) -> 
             seen.add(choice)
             kind = f" with `{KIND}: {kind_of(choice)}`" if len(choices) > 1 else ""
             dotted = f"{path}{name}"
-            yield f"## `{dotted}`{kind}\n\n{(choice.__doc__ or '').strip()}\n"
+            yield f"## `{dotted}`{kind}\n\n{cleandoc(choice.__doc__ or '')}\n"
             yield from sections(choice, f"{dotted}.", seen)
 
 
 def row(config: type[BaseModel], path: str, name: str) -> str:
     """Describe one setting."""
     field = config.model_fields[name]
-    default = "needed" if field.default is PydanticUndefined else f"`{shown(field.default)}`"
+    default = "needed" if field.is_required() else f"`{shown(field.get_default(call_default_factory=True))}`"
     text = " ".join((field.description or "").split()).replace("|", "\\|")
-    return f"| `{path}{name}` | {default} | {text} |"
+    choices = [f"`{choice}`" for choice in words(field.annotation)]
+    told = f" One of {', '.join(choices)}." if len(choices) > 1 and any(each not in text for each in choices) else ""
+    return f"| `{path}{name}` | {default} | {text}{told} |"
+
+
+def words(annotation: Any) -> list[str]:
+    """The words that a setting can be, where it can be nothing else."""
+    parts = [part for part in get_args(annotation) if part is not type(None)]
+    return parts if get_origin(annotation) is Literal else words(parts[0]) if len(parts) == 1 else []
 
 
 def shown(value: Any) -> str:

@@ -14,7 +14,7 @@ from test_models_backbones import tiny
 from test_models_segmenter import LABELS, MIT
 from torch import nn
 
-from hfseg.errors import ModelError
+from hfseg.errors import ConfigError, ModelError
 from hfseg.models import (
     CheckpointModelConfig,
     SegformerModelConfig,
@@ -223,6 +223,14 @@ def test_new_parameters_follow_their_layers():
 def test_settings_of_no_adapter_are_refused():
     with pytest.raises(ValueError, match="`rank` has no effect without an adapter: got 4"):
         AdapterConfig(rank=4)
+
+
+def test_adapters_that_are_frozen_for_the_whole_run_are_refused(tmp_path):
+    settings = {"adapter.kind": "lora", "freeze.modules": ["backbone"], "train.steps": 1}
+    config = config_of(folder_of(tmp_path / "data"), **settings, output=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="`freeze.modules` freezes its matrices too: got lora and backbone"):
+        finetune.run(config)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

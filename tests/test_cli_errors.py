@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from made_run import write_run
 from PIL import Image
 
 from hfseg.cli import main
@@ -41,6 +42,7 @@ CASES = {
     "unknown key": (["finetune", "--set", "optim.warmup_step=5"], "`optim.warmup_step` is not a known key (--set): got 5",
                     "did you mean `optim.warmup_steps`?"),
     "value of the wrong kind": (["finetune", "--set", "train.accumulation=much"], "`train.accumulation` (--set): expected a valid integer", ""),
+    "seed beyond 63 bits": (["finetune", "--seed", "9223372036854775808"], "`seed` (--seed): expected less than 9223372036854775808", ""),
     "missing config": (["finetune", "--config", "none.yaml"], "config `none.yaml` cannot be read: No such file", "YAML"),
     "missing folder": (["finetune", "--dataset", "folder", "--data-dir", "nowhere"], "nowhere", "hint:"),
     "unknown data set": (["finetune", "--dataset", "folders"], "`data.kind` has no such kind", "did you mean `folder`?"),
@@ -64,6 +66,7 @@ CASES = {
     "setting of another optimizer": (["finetune", "--set", "optim.name=sgd", "--set", "optim.betas=[0.5,0.9]"],
                                      "`betas` has no effect on sgd: got (0.5, 0.9)", "leave it out"),
     "predict nothing": (["predict", "nowhere", "none.jpg"], "input `none.jpg` stands for no image", "endings"),
+    "class weights that are not there": (["finetune", *TINY, "--set", "loss.class_weights=none.yaml"], "class weights `none.yaml` cannot be read", ""),
     "report of nothing": (["report", "nowhere"], "nowhere", ""),
     "batch larger than the data": (["finetune", *TINY, "--dataset", "demo", "--batch-size", "100"], "48 training samples", "`loader.batch_size`"),
 }  # fmt: skip
@@ -105,6 +108,13 @@ def test_an_output_that_exists_is_never_overwritten(run, tmp_path):
     assert (code, (tmp_path / "run" / "precious").read_text()) == (2, "kept")
     assert "output `run` exists already" in said
     assert "--resume" in said
+
+
+def test_a_file_that_the_system_refuses_is_named(run, tmp_path):
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / "plots").write_text("in the way")
+    code, said = run("report", "run")
+    assert (code, "error: `run/plots`: File exists" in said, "unexpected" in said) == (1, True, False), said
 
 
 def test_debug_shows_the_traceback(run):

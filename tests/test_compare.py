@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hfseg.cli.compare import MemberOptions, _members, _settings, _slug
+from hfseg.cli.compare import MemberOptions, RecipeOptions, _base, _members, _settings, _slug
+from hfseg.cli.options import DataOptions, ProtocolOptions, RunOptions
 from hfseg.config import differences
 from hfseg.errors import CheckpointError, ConfigError, DataError, RunFailed
 from hfseg.recipes import compare, finetune
@@ -162,6 +163,12 @@ def test_encoders_and_heads_become_members():
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_encoders_beside_a_study_are_trained_by_its_own_base():
+    given = (RecipeOptions(), DataOptions(), ProtocolOptions(), RunOptions())
+    assert _base(*given, path=None, trains=True, has_members=True)["data"] == {"kind": "demo"}
+    assert _base(*given, path=Path("study.yaml"), trains=True, has_members=True) == {}
 
 
 def test_members_on_other_data_or_under_another_protocol_are_refused(tmp_path):

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from hfseg.config import Config, differences
 from hfseg.errors import ConfigError
@@ -22,8 +22,10 @@ class Dog(Config):
 
 class Home(Config):
     pet: Annotated[Cat | Dog, Field(discriminator="kind")] = Cat()
+    guest: Annotated[Cat | Dog, Field(discriminator="kind")] | None = None
     rate: PositiveFloat = 1e-3
     doors: int = 1
+    size: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
 
     @model_validator(mode="after")
     def _enough_doors(self) -> "Home":
@@ -66,11 +68,15 @@ def test_differences_are_named_by_key():
 
 CASES = {
     "typo": (["pet.live=3"], "`pet.live` is not a known key (--set): got 3", "did you mean `pet.lives`?"),
-    "no resemblance": (["zzz=3"], "`zzz` is not a known key", "known keys: pet, rate, doors"),
+    "no resemblance": (["zzz=3"], "`zzz` is not a known key", "known keys: pet, guest, rate, doors, size"),
     "kind": (["pet.kind=dgo"], "`pet.kind` has no such kind (--set): got 'dgo'", "did you mean `dog`?"),
     "missing": (["pet.kind=dog"], "`pet.name` is needed and was not given", ""),
+    "missing kind": (["guest.lives=3"], "`guest.kind` is needed and was not given", ""),
     "range": (["rate=-1"], "`rate` (--set): expected greater than 0: got -1", ""),
     "type": (["doors=many"], "`doors` (--set): expected a valid integer", "got 'many'"),
+    "one of two forms": (["size=0"], "`size` (--set): expected greater than 0: got 0", ""),
+    "part of the other form": (["size=[2,0]"], "`size.1` (--set): expected greater than 0: got 0", ""),
+    "no number": (["rate=.inf"], "`rate` (--set): expected a finite number: got inf", ""),
     "own check": (["doors=13"], "13 doors are unlucky", "hint: take 12"),
     "form": (["doors"], "`--set doors` is not of the form key=value", "for instance"),
 }
@@ -83,6 +89,7 @@ def test_a_wrong_setting_is_explained(name):
         Home.load(sets=sets)
     assert message in str(error.value)
     assert hint in str(error.value)
+    assert "constrained" not in str(error.value)
 
 
 def test_settings_of_no_kind_ask_for_one():

@@ -93,9 +93,13 @@ def test_momentum_carries_the_last_step_on():
     [
         ({"name": "sgd", "betas": (0.8, 0.9)}, r"`betas` has no effect on sgd: got \(0.8, 0.9\)"),
         ({"momentum": 0.5}, r"`momentum` has no effect on adamw: got 0.5"),
+        ({"schedule": "cosine", "power": 0.9}, "`power` has no effect on the cosine schedule: got 0.9"),
+        ({"gamma": 0.3}, "`gamma` has no effect on the poly schedule: got 0.3"),
+        ({"layer_decay_by": "block", "head_lr": 10}, "`layer_decay_by` has no effect without `layer_decay`"),
+        ({"betas": (0.9, 1.0)}, "less than 1"),
     ],
 )
-def test_a_setting_of_another_optimizer_is_refused(wrong, message):
+def test_a_setting_that_does_nothing_or_harm_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         OptimConfig(**wrong)
 

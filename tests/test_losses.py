@@ -141,6 +141,14 @@ def test_a_batch_that_is_all_ignored_gives_zero_and_no_gradient(name, dtype):
     assert not logits.grad.any()
 
 
+@pytest.mark.parametrize("name", TERMS)
+def test_validations_find_the_loss_of_training(name):
+    logits, labels = case()
+    with torch.inference_mode():
+        found = term(name)(logits.detach().clone(), labels, ignore_index=255)
+    assert float(found) == pytest.approx(float(term(name)(logits, labels, ignore_index=255).detach()), rel=1e-12)
+
+
 @pytest.mark.parametrize(("source", "target"), [((16, 20), (64, 80)), ((31, 17), (13, 40)), ((6, 6), (6, 6))])
 def test_cross_entropy_in_strips_equals_torch(source, target):
     logits, labels = case(dtype=torch.float32, source=source, target=target)
@@ -189,6 +197,8 @@ def test_terms_are_weighted_summed_and_named_for_both_heads():
         ("ce+ce", "stands twice"),
         ("2ce", "is not a loss"),
         ("1.2.3*ce", "is not a weight"),
+        ("1E400*ce", "`1E400` is too large"),
+        ("0*ce+0.0*dice", "nothing is minimized, because all weights are 0"),
         ("", "is not a loss"),
     ],
 )
@@ -332,6 +342,8 @@ def test_weights_are_read_from_a_file_by_name_or_in_order(tmp_path):
         ("{a: 1}", "do not fit the 2 classes: got `a`"),
         ("[1, -2]", "`b` has the weight -2"),
         ("[1]", "got 1 values"),
+        ("[1, .inf]", "`b` has the weight inf"),
+        ("[0, 0]", "are all 0"),
     ):
         (tmp_path / "wrong.yaml").write_text(text)
         with pytest.raises(ConfigError, match=message):

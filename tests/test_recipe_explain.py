@@ -225,7 +225,7 @@ def test_the_command_prints_what_it_wrote_and_tells_what_it_skipped(model, photo
     ("arguments", "message"),
     [
         (["--kind", "attention", "--layer", "encoder.stages.3"], "attention is shown by stages"),
-        (["--region", "10,x"], "--region `10,x` are not pixels"),
+        (["--region", "10,x"], "--region `10,x`: expected predicted, image, a pixel X,Y or a box X,Y,X,Y"),
         (["--kind", "receptive-field", "--class", "car"], "`explanation.label` is not a known key (--class)"),
         (["--kind", "heat"], "`explanation.kind` has no such kind (--kind): got 'heat'"),
     ],

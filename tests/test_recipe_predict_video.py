@@ -107,6 +107,17 @@ def test_images_and_clips_can_be_given_together(model, clip, tmp_path):
     assert names == ["photo.png", "photo-overlay.jpg", "photo-side.jpg", "clip-side.mp4", "clip-consistency.json"]
 
 
+def test_an_image_that_is_too_small_for_the_model_is_named_and_the_others_are_predicted(model, tmp_path):
+    Image.fromarray(picture(5)[:5, :7]).save(tmp_path / "a.png")
+    Image.fromarray(picture(5)).save(tmp_path / "b.png")
+    said = []
+    flags = {"model": model, "inputs": [str(tmp_path)], "output": str(tmp_path / "out")}
+    result = predict.run(predict.PredictConfig.load(flags=flags), progress=said.append)
+    assert result.skipped == (str(tmp_path / "a.png"),)
+    assert "images of 5 x 7 pixels are too small for `SegformerForSemanticSegmentation`" in said[0]
+    assert [path.name for path in result.written] == ["b.png", "b-overlay.jpg", "b-side.jpg"]
+
+
 def test_odd_sides_get_one_more_pixel_and_it_is_said(model, tmp_path, capsys):
     frames = tmp_path / "frames"
     frames.mkdir()

@@ -107,6 +107,11 @@ def edge_scores(column):
     return torch.stack((sure, -sure))[None]
 
 
+def test_alignment_without_an_average_is_refused():
+    with pytest.raises(ValueError, match="`align` has no effect without `decay`"):
+        SmoothingConfig(align=False)
+
+
 def test_in_a_pan_alignment_keeps_edges_where_they_are():
     steps = range(6)
     frames = pictures([(20, 8 * step) for step in steps])

@@ -1,5 +1,6 @@
 """Files that are written: what players need, times, sound, colours; and what cannot be written."""
 
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -52,6 +53,17 @@ def test_sound_is_copied_byte_by_byte(tmp_path):
     assert copied(source, tmp_path / "out.mp4").notes == []
     assert len(sound_of(source)) > 30
     assert sound_of(tmp_path / "out.mp4") == sound_of(source)
+
+
+def test_damaged_sound_is_left_out_and_counted(tmp_path):
+    source = write_clip(tmp_path / "clip.ts", times=range(0, 36000, 3600), sound="aac")
+    data = bytearray(source.read_bytes())
+    data[4000:5500] = bytes(1500)
+    source.write_bytes(data)
+    notes = copied(source, tmp_path / "out.mp4").notes
+    assert len(notes) == 1, notes
+    assert re.fullmatch(r"[1-9]\d* damaged packets of sound are left out", notes[0])
+    assert sound_of(tmp_path / "out.mp4")
 
 
 def test_a_clip_that_is_stopped_has_sound_as_long_as_its_frames(tmp_path):

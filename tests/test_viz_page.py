@@ -178,6 +178,15 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path, log, says):
     assert all(text in html for text in says)
 
 
+def test_a_run_without_a_labelled_pixel_has_a_page(tmp_path):
+    run_dir = write_run(tmp_path / "run")
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    unscored = {"mean_iou": None, "mean_accuracy": None, "overall_accuracy": None}
+    metrics |= {**unscored, "baseline": {**metrics["baseline"], **unscored}}
+    (run_dir / "metrics.json").write_text(json.dumps(metrics))
+    assert "always “sky”: undefined" in build_report(run_dir).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "env.json", "log.jsonl"])
 def test_a_missing_file_is_named(tmp_path, name):
     run_dir = write_run(tmp_path / "run")

@@ -168,7 +168,7 @@ def _base(
     trains: bool,
     has_members: bool,
 ) -> Flags:
-    """Give the settings of every member; where members come from flags, over those of the recipe.
+    """Give the settings of every member; where members come from flags and no study has a base, over the recipe's.
 
     Raises:
         ConfigError: there are settings and nothing that they would train, or a recipe beside a study.
@@ -183,7 +183,7 @@ def _base(
     flags = training_flags(TrainingOptions(**{**vars(recipe), "config": start}, short_side=short_side), data, run)
     if not trains and flags.keys() - {"runtime.cpu"}:
         raise ConfigError(f"there is nothing to train: got {', '.join(flags)} and no members", hint="--backbones a,b")
-    return {**_recipe(recipe_path(recipe.config, flags)), **flags} if has_members else flags
+    return {**_recipe(recipe_path(recipe.config, flags)), **flags} if has_members and path is None else flags
 
 
 def _members(options: MemberOptions, *, is_free: bool) -> dict[str, Flags]:

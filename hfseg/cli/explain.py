@@ -90,7 +90,7 @@ def explain(
         "explanation.region": _region(region),
         "explanation.method": method,
         "explanation.check": check or None,
-        "explanation.point": None if point is None else _pixels("--point", point),
+        "explanation.point": None if point is None else _pixels("--point", point, "a pixel X,Y", 2),
         "explanation.backbones": backbone,
         "explanation.against": against,
         "explanation.every": every,
@@ -125,11 +125,15 @@ def _layers(text: str | None, kind: str | None) -> dict[str, Any]:
 
 
 def _region(text: str | None) -> Any:
-    return text if text is None or not text[:1].isdigit() else _pixels("--region", text)
+    if text is None or text in ("predicted", "image"):
+        return text
+    return _pixels("--region", text, "predicted, image, a pixel X,Y or a box X,Y,X,Y", 2, 4)
 
 
-def _pixels(flag: str, text: str) -> list[int]:
+def _pixels(flag: str, text: str, expected: str, *counts: int) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
-        raise ConfigError(f"{flag} `{text}` are not pixels: expected whole numbers", hint="X,Y from the top left")
+    if len(parts) not in counts or not all(part.isdecimal() for part in parts):
+        raise ConfigError(
+            f"{flag} `{text}`: expected {expected}", hint="pixels are counted from 0, x to the right and y down"
+        )
     return [int(part) for part in parts]

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(*_usage(error), 2, debug)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", None, 130, debug)
+    except OSError as error:  # of the system: a read-only place, a full disk, a file that went away
+        _fail(*_of_system(error), 1, debug)
     except Exception as error:  # the last resort: say it in a line, keep the traceback for --debug
         _fail(*_unexpected(error), 1, debug)
     sys.exit(code if isinstance(code, int) else 0)
@@ -49,6 +51,13 @@ def _fail(message: str, hint: str | None, code: int, debug: bool) -> None:
     text = f"error{'' if rank == '0' else f' (process {rank})'}: {message}"
     say(f"{text}\n\nhint: {hint}" if hint else text)
     sys.exit(code)
+
+
+def _of_system(error: OSError) -> tuple[str, str]:
+    """Name the file or folder that the system refused; without one, the error is like any other."""
+    if error.filename is None or error.strerror is None:
+        return _unexpected(error)
+    return f"`{error.filename}`: {error.strerror}", "give another place, or see to this one; --debug shows who asked"
 
 
 def _unexpected(error: BaseException) -> tuple[str, str]:

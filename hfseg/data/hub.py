@@ -64,6 +64,11 @@ class HubConfig(LabelSettings):
                 "`rare_class_crop` needs every mask to be counted first, which `streaming` cannot do\n\n"
                 "hint: set data.streaming=false, or write the set to shards"
             )
+        if not self.streaming and self.shuffle_buffer != type(self).model_fields["shuffle_buffer"].default:
+            raise ValueError(
+                f"`shuffle_buffer` has no effect without `streaming: true`: got {self.shuffle_buffer}\n\n"
+                "hint: leave it out, or set data.streaming=true"
+            )
         return self
 
     def labels(self) -> LabelSpace:

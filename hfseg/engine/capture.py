@@ -83,7 +83,7 @@ def load_capture(path: Path) -> tuple[Capture, dict[str, Tensor]]:
     Raises:
         CheckpointError: it is not there, or cannot be read.
     """
-    folder = path if path.is_dir() else path.parent
+    folder = path.parent if path.is_file() else path
     try:
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         found = facts.pop("breakdown")

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,13 +21,12 @@ from hfseg.engine.xla import FromHost, is_on_xla
 from hfseg.sizes import scaled_size
 
 Size = PositiveInt | tuple[PositiveInt, PositiveInt]
-Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class InferenceProtocol(Config):
     """What every protocol has: views, and what is made of them."""
 
-    scales: Annotated[tuple[Scale, ...], Field(min_length=1)] = (1.0,)
+    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
     """Factors on the size at which the model sees the image: one view for each. The probabilities of several views are
     averaged at the size of the labels."""
     flip: bool = False

@@ -16,6 +16,7 @@ UNDECAYED = (
     *("grn.", "logit_scale", "layer_scale"),
 )
 """Parts of parameter names that mark position tables, tokens, and norms and scales that are no vectors: not decayed."""
+Decay = Annotated[float, Field(ge=0, lt=1)]
 BETAS = (0.9, 0.999)
 MOMENTUM = 0.9
 
@@ -29,9 +30,9 @@ class OptimConfig(Config):
     """Peak learning rate, reached after `warmup_steps`."""
     weight_decay: NonNegativeFloat = 0.01
     """Weight decay; norms, biases, layer scales, tokens and position tables have none."""
-    betas: tuple[NonNegativeFloat, NonNegativeFloat] = BETAS
+    betas: tuple[Decay, Decay] = BETAS
     """Decay of Adam's running means of the gradient and of its square."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = MOMENTUM
+    momentum: Decay = MOMENTUM
     """Momentum of `sgd`."""
     clip_norm: PositiveFloat | None = None
     """Scale gradients down to this global norm; not at all where it is not given."""
@@ -65,6 +66,27 @@ class OptimConfig(Config):
         for key, (value, default) in idle.items():
             if value != default:
                 raise ValueError(f"`{key}` has no effect on {self.name}: got {value}\n\nhint: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_belong_to_the_schedule(self) -> "OptimConfig":
+        idle = {"power": "poly", "gamma": "multi-step"}
+        for key, schedule in idle.items():
+            value = getattr(self, key)
+            if self.schedule != schedule and value != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"`{key}` has no effect on the {self.schedule} schedule: got {value:g}\n\n"
+                    f"hint: it belongs to optim.schedule={schedule}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _depth_is_counted_for_a_decay(self) -> "OptimConfig":
+        if self.layer_decay_by != "stage" and self.layer_decay == 1:
+            raise ValueError(
+                f"`layer_decay_by` has no effect without `layer_decay`: got {self.layer_decay_by}\n\n"
+                "hint: for instance optim.layer_decay=0.9"
+            )
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import torch
 from jaxtyping import Float, Shaped
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,6 +33,12 @@ class SmoothingConfig(Config):
     """Share of the frames before in the average; 0 leaves each frame to itself."""
     align: bool = True
     """Shift what is known of the frames before by the motion of the picture."""
+
+    @model_validator(mode="after")
+    def _aligned_for_an_average(self) -> "SmoothingConfig":
+        if not self.align and not self.decay:
+            raise ValueError("`align` has no effect without `decay`\n\nhint: for instance smoothing.decay=0.8")
+        return self
 
     def build(self) -> "Smoother | None":
         """Make a smoother, None where nothing is averaged."""

@@ -1,5 +1,6 @@
 """How much a class counts in the losses of pixels."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def read_weights(path: Path, names: Sequence[str]) -> Float[Tensor, " k"]:
     """Read weights from a YAML or JSON file: class name -> weight, or a list in the order of the classes.
 
     Raises:
-        ConfigError: it cannot be read, a class is missing or unknown, or a weight is no number of 0 or more.
+        ConfigError: it cannot be read, a class is missing or unknown, a weight is no finite number of 0 or more, or
+            all are 0.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -43,7 +45,9 @@ def read_weights(path: Path, names: Sequence[str]) -> Float[Tensor, " k"]:
             hint=f"give one weight for each of {', '.join(names)}, by name or as a list in this order",
         )
     for name, value in tree.items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
             continue
         raise ConfigError(f"class weights `{path}`: `{name}` has the weight {value!r}, expected a number of 0 or more")
+    if not any(tree.values()):
+        raise ConfigError(f"class weights `{path}` are all 0: nothing would be learned")
     return torch.tensor([float(tree[name]) for name in names])

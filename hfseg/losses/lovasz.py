@@ -31,9 +31,27 @@ class _Lovasz(KeptGradient):
     def forward(ctx: Any, logits: Tensor, labels: Tensor, kept: Tensor, present: list[int]) -> Tensor:
         scores = precise(logits)
         with torch.autocast(logits.device.type, enabled=False):
+            if not logits.requires_grad:
+                return _mean(scores, labels, kept, present)
             total, gradient = _mean_and_gradient(scores, labels, kept, present)
         KeptGradient.keep(ctx, gradient, logits)
         return total
+
+
+def _mean(
+    logits: Float[Tensor, "b k h w"],
+    labels: Integer[Tensor, "b h2 w2"],
+    kept: Bool[Tensor, "b h2 w2"],
+    present: list[int],
+) -> Float[Tensor, ""]:
+    """The loss alone, where nothing asks for a gradient: in validations."""
+    size = (labels.shape[-2], labels.shape[-1])
+    normalizer = _log_sum_exp(logits, size)
+    total = logits.new_zeros(())
+    for label in present:
+        probability = (resize_logits(logits[:, label : label + 1], size)[:, 0] - normalizer).exp()
+        total += _extension((labels == label) & kept, probability, kept)[0] / len(present)
+    return total
 
 
 def _mean_and_gradient(

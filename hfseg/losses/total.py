@@ -1,6 +1,7 @@
 """Every loss by name, and weighted sums of them on both heads."""
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ TERMS: dict[str, Term] = {
 }
 """Every loss by the name that `loss.terms` and the log use."""
 
-_TERM = re.compile(r"(?:(?P<weight>[0-9.]+(?:e-?[0-9]+)?)\s*\*\s*)?(?P<name>[a-z_]+)")
+_TERM = re.compile(r"(?:(?P<weight>[0-9.]+(?:[eE]-?[0-9]+)?)\s*\*\s*)?(?P<name>[a-z_]+)")
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def parse_terms(text: str) -> dict[str, float]:
     """Read `ce+0.5*dice` as weights by name.
 
     Raises:
-        ValueError: a term is not a known loss, stands twice, or its weight is not a number.
+        ValueError: a term is not a known loss, stands twice, or its weight is not a number; or all weights are 0.
     """
     weights: dict[str, float] = {}
     for part in text.split("+"):
@@ -95,4 +96,8 @@ def parse_terms(text: str) -> dict[str, float]:
             weights[name] = float(match["weight"] or 1)
         except ValueError:
             raise ValueError(f"`{match['weight']}` is not a weight: got `{text}`") from None
+        if not math.isfinite(weights[name]):
+            raise ValueError(f"`{match['weight']}` is too large for a weight: got `{text}`")
+    if not any(weights.values()):
+        raise ValueError(f"nothing is minimized, because all weights are 0: got `{text}`")
     return weights

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hfseg.models.adapter import AdapterConfig, adapt
+from hfseg.models.adapter import AdapterConfig, adapt, trains_adapters
 from hfseg.models.backbones import ALIASES, FAMILIES
 from hfseg.models.checkpoint import CheckpointModelConfig
 from hfseg.models.fingerprint import fingerprint
@@ -52,6 +52,7 @@ __all__ = [
     "open_model",
     "parameter_table",
     "save_model",
+    "trains_adapters",
     "unfreeze",
 ]
 

@@ -90,6 +90,11 @@ def is_adapter(name: str) -> bool:
     return ".lora_" in name
 
 
+def trains_adapters(segmenter: Segmenter) -> bool:
+    """Whether any of the matrices is trained."""
+    return any(is_adapter(name) and parameter.requires_grad for name, parameter in segmenter.hf.named_parameters())
+
+
 def held_norms(hf: Any) -> tuple[str, ...]:
     """Name the batch norms of an encoder with adapters, whose statistics stay as they are; none of any other."""
     body = _body(hf) if adapter_scale(hf) is not None else set()

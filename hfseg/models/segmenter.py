@@ -20,6 +20,8 @@ from hfseg.values import SegOutput
 
 PROBE_SIZE = 128
 """Pixels on a side of dry forwards: four on the coarsest map of a pyramid, so that only pooled maps are 1 x 1."""
+COARSEST_STRIDE = 32
+"""Pixels of an image below one of the coarsest map of a pyramid; smaller images have less than one."""
 SQUARE_ONLY = ("dpt", "data2vec-vision")
 """Families whose classes in Transformers take square images only."""
 ONE_SIZE_ONLY = ("data2vec-vision",)
@@ -66,10 +68,22 @@ class Segmenter(nn.Module):
 
         Raises:
             ModelError: clips are given to a model that takes images only, or that has slots for fewer frames, or the
-                model's class takes images of another size only.
+                model's class takes images of another size only, or larger ones.
         """
         self._check_kind(pixel_values)
         self._check_size(*pixel_values.shape[-2:])
+        try:
+            return self._segment(pixel_values)
+        except RuntimeError as error:
+            height, width = pixel_values.shape[-2:]
+            if min(height, width) >= COARSEST_STRIDE:
+                raise
+            raise ModelError(
+                f"images of {height} x {width} pixels are too small for `{type(self.hf).__name__}`: {error}",
+                hint=f"show larger ones, {COARSEST_STRIDE} pixels or more a side: --short-side, to train --crop-size",
+            ) from None
+
+    def _segment(self, pixel_values: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"]) -> SegOutput:
         normalized = self.normalize(pixel_values)
         if isinstance(self.hf, UperNetForSemanticSegmentation):  # its own forward upsamples, and drops auxiliary logits
             maps = self.hf.backbone.forward_with_filtered_kwargs(normalized).feature_maps

@@ -67,6 +67,7 @@ def _run(config: FinetuneConfig, folder: RunFolder, runtime: Runtime, *, resume:
         trial = make_task(config, segmenter, train, validation, runtime, teacher=teacher)
         config = with_largest_batch(config, trial, segmenter.minimum_train_batch, runtime)
     plan = config.train.plan(batches_per_epoch(config, train, runtime))
+    task = make_task(config, segmenter, train, validation, runtime, teacher=teacher)
     state = load_newest(folder.checkpoints, warn=say) if resume else None
     if not resume:
         runtime.on_main(lambda: folder.start(config, runtime))
@@ -74,7 +75,6 @@ def _run(config: FinetuneConfig, folder: RunFolder, runtime: Runtime, *, resume:
         runtime.on_main(lambda: teacher.keep(folder))
     runtime.on_main(lambda: write_file(folder.path / "parameters.json", json.dumps(parameter_table(segmenter))))
     runtime.open_trackers(dict(leaves(config.model_dump(mode="json"))))
-    task = make_task(config, segmenter, train, validation, runtime, teacher=teacher)
     fit(task, plan, config.optim, runtime, folder.path, state=state)
     metrics = score_best(config, folder, validation, runtime)
     if not runtime.is_main:

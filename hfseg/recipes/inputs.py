@@ -1,6 +1,7 @@
 """What the inputs of a command stand for: images, clips, and what is made of them is called."""
 
 import glob
+import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -26,8 +27,9 @@ class Inputs:
         paths = [*self.images, *self.videos, *self.sequences]
         if len({path.stem for path in paths}) == len(paths):
             return {path: Path(path.stem) for path in paths}
-        root = Path(*_common_parts([path.absolute().parent.parts for path in paths]))
-        return {path: path.absolute().relative_to(root).with_name(path.name.replace(".", "_")) for path in paths}
+        full = {path: Path(os.path.abspath(path)) for path in paths}  # noqa: PTH100  # takes out `..`, keeps links
+        root = os.path.commonpath([path.parent for path in full.values()])
+        return {path: each.relative_to(root).with_name(path.name.replace(".", "_")) for path, each in full.items()}
 
     @property
     def clips(self) -> tuple[Path, ...]:
@@ -96,7 +98,3 @@ def _one_folder(text: str, pictures: list[Path]) -> Path:
         got = "one image" if len(folders) == 1 else f"images in {len(folders)} folders"
         raise DataError(f"input `{text}` is no clip: got {got}, expected a folder of frames", hint="name the folder")
     return folders.pop()
-
-
-def _common_parts(many: list[tuple[str, ...]]) -> list[str]:
-    return [level[0] for level in zip(*many, strict=False) if len(set(level)) == 1]

@@ -5,9 +5,9 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from hfseg.config import KIND, Config, differences, kind_of, models_in
 from hfseg.data import AugmentConfig, DataConfig, DemoConfig, LoaderConfig
@@ -46,7 +46,7 @@ class FinetuneConfig(Config):
 
     output: Path = Path("runs/run")
     """Folder of the run; it must not exist, unless the run is resumed."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of the weights that are new, the order of the images, augmentation and dropout."""
     verify_data: bool = True
     """Read every mask and every image header before the first step, and name what is wrong."""

@@ -23,6 +23,7 @@ from hfseg.models import (
     freeze,
     parameter_table,
     save_model,
+    trains_adapters,
 )
 from hfseg.recipes.console import say, show_parameters, show_start
 from hfseg.recipes.run import FinetuneConfig
@@ -113,7 +114,11 @@ def check_sharding(config: FinetuneConfig, runtime: Runtime, *, is_rehearsal: bo
 
 
 def build_model(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> Segmenter:
-    """Build the model for the data's classes, freeze what was asked for, and show what is trained."""
+    """Build the model for the data's classes, freeze what was asked for, and show what is trained.
+
+    Raises:
+        HfsegError: the model cannot be had or trained so.
+    """
     torch.manual_seed(config.seed)
     segmenter = config.model.build(train.labels, crop=config.augment.crop)
     if segmenter.memory_frames:
@@ -124,6 +129,12 @@ def build_model(config: FinetuneConfig, train: AnyDataset, runtime: Runtime) -> 
         segmenter.enable_gradient_checkpointing()
     adapt(segmenter, config.adapter)
     freeze(segmenter, config.freeze.patterns(0))
+    if config.adapter.kind != "none" and not (config.freeze.steps or trains_adapters(segmenter)):
+        raise ConfigError(
+            f"`adapter.kind` has no effect: `freeze.modules` freezes its matrices too: got {config.adapter.kind} and "
+            f"{','.join(config.freeze.modules)}",
+            hint="leave out --freeze: the adapter keeps the encoder's own weights as they are",
+        )
     segmenter.check_train_batch(config.loader.batch_size)
     if runtime.is_main:
         show_parameters(parameter_table(segmenter))

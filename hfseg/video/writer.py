@@ -54,7 +54,7 @@ class VideoWriter:
     @property
     def notes(self) -> list[str]:
         """What of the sound could not be kept."""
-        return [] if self._sound is None else self._sound.notes
+        return [] if self._sound is None else self._sound.notes()
 
     def write(self, image: UInt8[np.ndarray, "h w 3"], pts: int) -> None:
         """Encode a frame that is shown at `pts`, in units of the clip's time base.
@@ -118,7 +118,8 @@ class _Sound:
     """Copies the sound of a file, undecoded, up to the time that the frames have reached."""
 
     def __init__(self, path: Path, container: Any, av: Any) -> None:
-        self.notes: list[str] = []
+        self._unfit: list[str] = []
+        self._damaged = 0
         self._av = av
         self._source = av.open(str(path))
         self._targets: dict[int, Any] = {}
@@ -127,16 +128,23 @@ class _Sound:
             if stream.codec_context.codec.canonical_name in container.supported_codecs:
                 self._targets[stream.index] = container.add_stream_from_template(stream)
             else:
-                self.notes.append(f"sound `{name}` does not fit into an mp4 and is left out")
+                self._unfit.append(f"sound `{name}` does not fit into an mp4 and is left out")
         self._container = container
         self._packets = self._read()
         self._next: Any = next(self._packets, None)
+
+    def notes(self) -> list[str]:
+        """What could not be copied."""
+        return [*self._unfit, *([f"{self._damaged} damaged packets of sound are left out"] if self._damaged else [])]
 
     def copy_until(self, end_s: Fraction | None) -> None:
         """Copy what begins before `end_s`, everything where it is None."""
         while self._next is not None and (end_s is None or self._next.dts * self._next.time_base < end_s):
             self._next.stream = self._targets[self._next.stream.index]
-            self._container.mux(self._next)
+            try:
+                self._container.mux(self._next)
+            except self._av.error.InvalidDataError:
+                self._damaged += 1
             self._next = next(self._packets, None)
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ def draw_curves(run: RunFolder) -> dict[str, Figure]:
         figures["learning-rate"] = learning_rate_curve(run.records)
     if run.validations:
         baseline = run.metrics["baseline"] if run.metrics is not None else None
-        constant = (baseline["class"], baseline["mean_iou"]) if baseline is not None else None
+        constant = (baseline["class"], baseline["mean_iou"]) if baseline and baseline["mean_iou"] is not None else None
         figures["miou"] = iou_curve(run.records, baseline=constant)
         figures["accuracy"] = accuracy_curves(run.records)
     return figures

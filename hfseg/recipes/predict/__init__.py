@@ -14,7 +14,7 @@ from hfseg.engine.inference import ProtocolConfig, WholeConfig
 from hfseg.engine.runtime import DeviceConfig
 from hfseg.engine.smoothing import SmoothingConfig
 from hfseg.engine.stop import stop_on_signals
-from hfseg.errors import ConfigError, DataError
+from hfseg.errors import ConfigError, DataError, ModelError
 from hfseg.labels import LabelSpace
 from hfseg.models import Segmenter, StreamConfig, open_model
 from hfseg.recipes.clip_output import VideoConfig
@@ -131,7 +131,12 @@ def _images(
     written: list[Path] = []
     skipped: list[str] = []
     for batch in _batches(inputs.images, config.batch_size, skipped, progress):
-        preds = predict_images(segmenter, [image for _, image in batch], protocol=protocol)
+        try:
+            preds = predict_images(segmenter, [image for _, image in batch], protocol=protocol)
+        except ModelError as error:  # of a size that the model cannot take; the next ones may have another
+            skipped += [str(path) for path, _ in batch]
+            progress(f"skipped: {', '.join(f'`{path}`' for path, _ in batch)}: {error.message}")
+            continue
         for (path, image), pred in zip(batch, preds, strict=True):
             stem = config.output / names[path]
             if server_space is not None:
