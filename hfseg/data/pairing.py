@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
+from hfseg.data.layout import IMAGE_ENDINGS
 from hfseg.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -36,16 +37,17 @@ def pair_listed(list_path: Path, images: Sequence[Path], masks: Sequence[Path], 
         DataError: the list is empty, or names something that is not there.
     """
     try:
-        lines = [line.split() for line in list_path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        lines = [line.strip() for line in list_path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"list file `{list_path}` cannot be read: {reason}") from None
     if not lines:
         raise DataError(f"list file `{list_path}` is empty: expected one stem or path a line")
-    if all(len(line) == 2 for line in lines):
-        return [(_inside(data_dir, line[0], list_path), _inside(data_dir, line[1], list_path)) for line in lines]
-    wanted = [Path(" ".join(line)) for line in lines]
-    stems = [path.stem if path.suffix.lower() in _ENDINGS else path.name for path in wanted]
+    if _are_pairs(lines, images, data_dir):
+        first_and_second = (line.split() for line in lines)
+        return [(_inside(data_dir, one, list_path), _inside(data_dir, two, list_path)) for one, two in first_and_second]
+    wanted = [Path(line) for line in lines]
+    stems = [path.stem if path.suffix.lower() in IMAGE_ENDINGS else path.name for path in wanted]
     all_images, all_masks = _by_stem(images, str(list_path)), _by_stem(masks, str(list_path))
     if not set(stems) <= all_masks.keys():
         all_images, all_masks = _without_endings(all_images, all_masks) or (all_images, all_masks)
@@ -60,6 +62,14 @@ def pair_listed(list_path: Path, images: Sequence[Path], masks: Sequence[Path], 
     if repeated:
         raise DataError(f"`{list_path}` names {_few(repeated)} more than once")
     return [(all_images[stem], all_masks[stem]) for stem in stems]
+
+
+def _are_pairs(lines: Sequence[str], images: Sequence[Path], data_dir: Path) -> bool:
+    """Tell lines of an image's and a mask's path from names that hold a space."""
+    names = {name for path in images for name in (path.stem, path.name)}
+    return all(len(line.split()) == 2 for line in lines) and not all(
+        line in names or (data_dir / line).is_file() for line in lines
+    )
 
 
 def _by_stem(paths: Iterable[Path], where: str) -> dict[str, Path]:
@@ -125,6 +135,3 @@ def _inside(data_dir: Path, text: str, list_path: Path) -> Path:
 def _few(names: Sequence[str]) -> str:
     shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
-_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"}
