@@ -229,6 +229,35 @@ def test_raw_values_with_gaps_are_read_from_id2label(tmp_path):
     assert list(dataset[0].labels[0, :4]) == [0, 1, 2, 255]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("classes.json", '{"0": "a", "128": "b", "255": "dog"}', "class `dog` has the raw value 255, which is ignored"),
+        ("classes.txt", "\n".join(f"c{raw}" for raw in range(256)), "class `c255` has the raw value 255"),
+        ("classes.txt", "a\nb\nb\n", "give the name `b` more than once"),
+        ("classes.json", '{"a": 0, "b": 1, "c": 1}', "give the raw value `1` more than once"),
+        ("class_dict.csv", "name,r,g,b\na,0,0,0\nb,9,9,9\na,1,1,1\n", "give the name `a` more than once"),
+    ],
+)
+def test_classes_that_would_be_lost_are_refused(tmp_path, name, text, message):
+    write_pairs(tmp_path / "images", tmp_path / "masks", stems("x"), values=(0, 1))
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        FolderConfig(data_dir=tmp_path).labels()
+
+
+@pytest.mark.parametrize("line", ["{}", "{}.ppm", "images/{}.ppm"])
+def test_a_list_may_name_files_with_spaces_and_any_ending(tmp_path, line):
+    write_pairs(tmp_path / "images", tmp_path / "masks", ["img 1", "img 2"], values=(0, 1))
+    for path in sorted((tmp_path / "images").iterdir()):
+        Image.open(path).save(path.with_suffix(".ppm"))
+        path.unlink()
+    (tmp_path / "train.txt").write_text(line.format("img 2") + "\n")
+    (tmp_path / "val.txt").write_text(line.format("img 1") + "\n")
+    config = FolderConfig(data_dir=tmp_path)
+    assert [config.open(split)[0].id for split in ("train", "validation")] == ["img 2", "img 1"]
+
+
 def test_the_first_class_may_have_another_value_than_0(tmp_path):
     write_pairs(tmp_path / "images", tmp_path / "masks", stems("x"), values=(0, 1, 2))
     config = FolderConfig(data_dir=tmp_path, classes=("a", "b"), first_value=1, ignored_values=(0,))

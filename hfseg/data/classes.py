@@ -62,6 +62,8 @@ def read_classes(path: Path) -> Classes:
     classes = _from_tree(tree, str(path))
     if not classes.names:
         raise DataError(f"class names `{path}` is empty: expected at least one name", hint=_FORMS)
+    _check_once(classes.names, f"class names `{path}` give the name", "merge classes with `data.merge`")
+    _check_once(classes.raws or (), f"class names `{path}` give the raw value", "each class has a value of its own")
     return classes
 
 
@@ -78,6 +80,17 @@ def from_colors(colors: Mapping[str, Sequence[int]], *, origin: str) -> Classes:
             f"{origin} gives one colour to several classes: got {', '.join(f'`{name}`' for name in shared)}"
         )
     return Classes(tuple(colors), None, palette, is_color_table=True, origin=origin)
+
+
+def _check_once(values: Sequence[str | int], what: str, hint: str) -> None:
+    """Refuse what several classes share.
+
+    Raises:
+        DataError: a name or a value stands there twice.
+    """
+    shared = sorted({value for value in values if values.count(value) > 1}, key=str)
+    if shared:
+        raise DataError(f"{what} {', '.join(f'`{value}`' for value in shared)} more than once", hint=hint)
 
 
 def _parse(path: Path, text: str) -> Any:
@@ -98,8 +111,10 @@ def _csv_colors(path: Path, text: str) -> dict[str, list[int]]:
     ]
     if not rows or not {"name", "r", "g", "b"} <= rows[0].keys():
         raise DataError(f"class names `{path}` has no columns name, r, g, b", hint=_FORMS)
+    names = [str(row["name"]).strip() for row in rows]
+    _check_once(names, f"class names `{path}` give the name", "one colour a class; merge classes with `data.merge`")
     try:
-        return {str(row["name"]).strip(): [int(row[channel]) for channel in "rgb"] for row in rows}
+        return {name: [int(row[channel]) for channel in "rgb"] for name, row in zip(names, rows, strict=True)}
     except (TypeError, ValueError):
         raise DataError(f"class names `{path}`: expected whole numbers in the columns r, g and b") from None
 

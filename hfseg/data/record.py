@@ -160,7 +160,7 @@ def _open_label(record: Record, space: LabelSpace) -> Image.Image:
         raise DataError(
             f"mask `{record.label_name}` holds index values (mode {mask.mode}): expected RGB colours, "
             "since a colour table was given",
-            hint="take `data.colors` away if the masks hold class indices",
+            hint="if they are class indices, take `data.colors` away; beside a CSV file of colours, give --classes",
         )
     return mask
 
