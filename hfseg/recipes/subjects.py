@@ -158,7 +158,18 @@ class PredictionFolder:
                 f"image `{name}` has {len(found)} predictions in `{self.path}`: expected one, got {got}",
                 hint=f"save it as `{stem}.png`, with the size of the image",
             )
+        owner = self._owners.setdefault(found[0], name)
+        if owner != name:
+            raise DataError(
+                f"prediction `{found[0]}` would be that of two images: `{owner}` and `{name}`",
+                hint=f"one of them has none: save it as `{Path(owner).name}.png` or `{stem}.png`",
+            )
         return found[0]
+
+    @cached_property
+    def _owners(self) -> dict[Path, str]:
+        """The image of each mask that was read."""
+        return {}
 
     @cached_property
     def _by_stem(self) -> dict[str, list[Path]]:
