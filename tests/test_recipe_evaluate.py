@@ -12,10 +12,13 @@ from PIL import Image
 from hfseg.cli import main
 from hfseg.data import CORRUPTIONS, CityscapesConfig, DemoConfig, official_labels
 from hfseg.data.demo import COINS_DIR
+from hfseg.engine.evaluation import Evaluation
 from hfseg.engine.inference import SlideConfig, WholeConfig
 from hfseg.errors import DataError
+from hfseg.metrics import BootstrapConfig
 from hfseg.models import SegformerModelConfig, save_model
 from hfseg.recipes import evaluate, predict
+from hfseg.recipes.evidence import compare_with, write_counts
 from hfseg.recipes.run import FinetuneConfig, protocol_settings
 from hfseg.recipes.subjects import PredictionFolder
 
@@ -167,6 +170,39 @@ def test_predictions_that_cannot_be_scored_are_named(tmp_path, masks, message):
     folder = PredictionFolder(mask_folder(tmp_path / "a", **masks), SPACE)
     with pytest.raises(DataError, match=message):
         folder.read("x", np.array([[0, 1], [255, 1]], dtype=np.uint8))
+
+
+@pytest.mark.parametrize(("first", "second"), [("x", "x_1"), ("x_1", "x"), ("a/x_1", "b/x_1")])
+def test_a_prediction_of_one_image_is_not_taken_for_that_of_another(tmp_path, first, second):
+    folder = PredictionFolder(mask_folder(tmp_path / "a", x_1=[[0, 1]]), SPACE)
+    labels = np.array([[0, 1]], dtype=np.uint8)
+    assert folder.read(first, labels).tolist() == folder.read(first, labels).tolist() == [[0, 1]]
+    with pytest.raises(DataError, match=f"x_1.png` would be that of two images: `{first}` and `{second}`"):
+        folder.read(second, labels)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"names": ["fog", "fog"]}, "`names` holds a value twice: got fog, fog"),
+        ({"names": ["fog"], "severities": [1, 1]}, "`severities` holds a value twice"),
+        ({"names": ["fog"], "severities": []}, "`severities` is empty"),
+        ({"severities": [1]}, "have no effect without corruptions"),
+        ({"seed": 3}, "have no effect without corruptions"),
+    ],
+)
+def test_corruptions_that_cannot_be_scored_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate.CorruptionConfig.model_validate(settings)
+
+
+def test_models_are_not_compared_where_nothing_is_labelled(tmp_path):
+    areas = torch.zeros(2, 3, 2, dtype=torch.int64)
+    evaluation = Evaluation({"confusion": torch.zeros(2, 2, dtype=torch.int64)}, {"areas": areas}, ("a", "b"), None)
+    metrics = {"protocol": {"text": "masks"}, "model": "m"}
+    write_counts(evaluation, metrics, tmp_path)
+    with pytest.raises(DataError, match="no image has a labelled pixel"):
+        compare_with(tmp_path, evaluation, metrics, BootstrapConfig(resamples=100))
 
 
 def test_predictions_may_hold_the_raw_values_that_a_server_takes(tmp_path):

@@ -150,6 +150,10 @@ def test_corruptions_have_a_row_each_and_a_column_for_each_severity():
     assert "clean: a gain of 5.00 %, as of models that have learned little; lowest under fog; whole" in (
         corruption_summary(FULL | {"corruption_means": [*others, mean | {"drop": -0.05}]})
     )
+    nothing = FULL | {"mean_iou": 0.0, "corruption_means": [mean | {"drop": None}] * 2}
+    assert corruption_summary(nothing) == (
+        "what corruption costs is undefined: mIoU 0.00 % clean; whole image, short side 512"
+    )
     rows = list(csv.reader(io.StringIO(corruptions_csv(FULL))))
     assert rows[0] == ["corruption", "severity", "miou_percent", "lost_percent", "protocol"]
     assert rows[1] == ["clean", "0", "71.3240", "0.0000", "whole image, short side 512"]

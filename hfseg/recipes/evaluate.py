@@ -46,6 +46,17 @@ class CorruptionConfig(Config):
     seed: NonNegativeInt = 0
     """Seed of what is random in them: every model is shown the same images."""
 
+    @model_validator(mode="after")
+    def _each_once(self) -> "CorruptionConfig":
+        for key, values in (("names", self.names), ("severities", self.severities)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"`{key}` holds a value twice: got {', '.join(map(str, values))}")
+        if self.names and not self.severities:
+            raise ValueError("`severities` is empty: expected one or more of 1 to 5")
+        if not self.names and (self.severities != SEVERITIES or self.seed):
+            raise ValueError("`severities` and `seed` have no effect without corruptions: got no `names`")
+        return self
+
     def members(self) -> list[Corruption]:
         """List every corruption at every severity."""
         return [Corruption(name, severity, self.seed) for name in self.names for severity in self.severities]

@@ -45,7 +45,8 @@ def compare_with(
     """Compare with an earlier evaluation of the same images, image by image.
 
     Raises:
-        DataError: there is none, or it was made on other images or labels, or under another protocol.
+        DataError: there is none, it was made on other images or labels, or under another protocol, or nothing is
+            labelled.
     """
     theirs, facts = read_counts(folder)
     ours = metrics["protocol"]["text"]
@@ -59,6 +60,8 @@ def compare_with(
     except ValueError as error:
         hint = "both models must be scored on the same part of the same data set, with the same classes"
         raise DataError(f"`{folder}` cannot be compared with: {error}", hint=hint) from None
+    if found.difference != found.difference:
+        raise DataError(f"`{folder}` cannot be compared with: no image has a labelled pixel, so no model has an mIoU")
     return {"model": facts["model"], **found.to_dict()}
 
 

@@ -13,6 +13,9 @@ from hfseg.viz.tables import csv_text, plain_table, rich_table
 def corruption_summary(metrics: Mapping[str, Any]) -> str:
     """Say what corruption costs on average, and which one costs most."""
     *rows, mean = metrics["corruption_means"]
+    if mean["drop"] is None:  # no labelled pixel, or a clean score of 0
+        clean = f"mIoU {percent(metrics['mean_iou'])} clean"
+        return f"what corruption costs is undefined: {clean}; {protocol_words(metrics)}"
     worst = min(rows, key=lambda row: row["mean_iou"])
     change = (
         f"{percent(mean['drop'])} of it is lost, most to {worst['name']} ({percent(worst['drop'])})"
