@@ -234,6 +234,11 @@ def test_raw_values_with_gaps_are_read_from_id2label(tmp_path):
     [
         ("classes.json", '{"0": "a", "128": "b", "255": "dog"}', "class `dog` has the raw value 255, which is ignored"),
         ("classes.txt", "\n".join(f"c{raw}" for raw in range(256)), "class `c255` has the raw value 255"),
+        (
+            "info.json",
+            '{"names": ["a", "b", "c"], "ignore_index": 0}',
+            "class `a` has the raw value 0, which is ignored",
+        ),
         ("classes.txt", "a\nb\nb\n", "give the name `b` more than once"),
         ("classes.json", '{"a": 0, "b": 1, "c": 1}', "give the raw value `1` more than once"),
         ("class_dict.csv", "name,r,g,b\na,0,0,0\nb,9,9,9\na,1,1,1\n", "give the name `a` more than once"),
@@ -256,6 +261,14 @@ def test_a_list_may_name_files_with_spaces_and_any_ending(tmp_path, line):
     (tmp_path / "val.txt").write_text(line.format("img 1") + "\n")
     config = FolderConfig(data_dir=tmp_path)
     assert [config.open(split)[0].id for split in ("train", "validation")] == ["img 2", "img 1"]
+
+
+def test_a_void_class_that_comes_first_is_left_out_where_the_file_ignores_its_value(tmp_path):
+    write_pairs(tmp_path / "images", tmp_path / "masks", stems("x"), values=(0, 1, 2))
+    (tmp_path / "info.json").write_text('{"names": ["Void", "road", "car"], "ignore_index": 0}')
+    dataset = FolderConfig(data_dir=tmp_path).open("train")
+    assert dataset.labels.names == ("road", "car")
+    assert list(dataset[0].labels[0, :3]) == [255, 0, 1]
 
 
 def test_the_first_class_may_have_another_value_than_0(tmp_path):

@@ -167,14 +167,16 @@ def _with_raws(classes: Classes, settings: LabelSettings, records: Callable[[], 
 def _index_space(classes: Classes, settings: LabelSettings) -> LabelSpace:
     assert classes.raws is not None
     palette = classes.palette or default_palette(classes.names)
-    void = settings.ignore_index in classes.raws and len(classes.names) > 2
-    kept = [i for i, raw in enumerate(classes.raws) if not (void and raw == settings.ignore_index)]
-    dropped = [name for i, name in enumerate(classes.names) if i not in kept and name.lower() not in IGNORE_NAMES]
-    if dropped:
-        raise DataError(
-            f"class `{dropped[0]}` has the raw value {settings.ignore_index}, which is ignored (`data.ignore_index`)",
-            hint="if it is a class: --set data.ignore_index=65535; if it is to be ignored, call it `ignore` or `void`",
-        )
+    unused = {settings.ignore_index, *classes.ignored} if len(classes.names) > 2 else ()
+    kept = [i for i, raw in enumerate(classes.raws) if raw not in unused]
+    dropped = [i for i, raw in enumerate(classes.raws) if raw in unused]
+    for name, raw in ((classes.names[i], classes.raws[i]) for i in dropped):
+        if name.lower() not in IGNORE_NAMES:
+            raise DataError(
+                f"class `{name}` has the raw value {raw}, which is ignored (`ignore_index`)",
+                hint="if it is a class, choose another: --set data.ignore_index=65535; if not, call it `ignore` or "
+                "`void`",
+            )
     ignored = (*settings.ignored_values, *classes.ignored, settings.ignore_index)
     table = dict.fromkeys((raw for raw in ignored if raw >= 0), settings.ignore_index)
     table |= {
