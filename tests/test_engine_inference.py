@@ -297,12 +297,17 @@ SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
         (SlideConfig(crop_size=640, short_side=640), "slide 640 x 640, stride 426 x 426, short side 640"),
         (
             SlideConfig(short_side=512, scales=SIX, flip=True),
-            "slide 512 x 512, stride 341 x 341, short side 512, 6 scales 0.5 to 1.75, flip",
+            "slide 512 x 512, stride 341 x 341, short side 512, scales 0.5 0.75 1 1.25 1.5 1.75, flip",
         ),
     ],
 )
 def test_a_protocol_is_named_in_a_few_words(protocol, text):
     assert protocol.to_text() == text
+
+
+def test_protocols_of_other_scales_have_other_names():
+    assert len({WholeConfig(scales=scales).to_text() for scales in ((0.5, 1.5), (0.5, 1.0, 1.5), (0.5, 0.9, 1.5))}) == 3
+    assert WholeConfig(scales=(1.5, 0.5)).to_text() == WholeConfig(scales=(0.5, 1.5)).to_text()
 
 
 class Holder(Config):

@@ -74,11 +74,8 @@ class InferenceProtocol(Config):
 
     @property
     def _views_text(self) -> list[str]:
-        low, high = min(self.scales), max(self.scales)
-        if len(self.scales) > 1:
-            scales = [f"{len(self.scales)} scales {low:g} to {high:g}"]
-        else:
-            scales = [] if low == 1 else [f"scale {low:g}"]
+        listed = " ".join(f"{scale:g}" for scale in sorted(self.scales))
+        scales = [] if listed == "1" else [f"scale{'s' if len(self.scales) > 1 else ''} {listed}"]
         return [*scales, "flip"] if self.flip else scales
 
 
