@@ -7,6 +7,8 @@ from layouts import stems, write_pairs
 from PIL import Image
 from pydantic import ValidationError
 
+from hfseg.cli.flags import source_flags
+from hfseg.cli.options import SourceOptions
 from hfseg.data import FolderConfig, verify
 from hfseg.data.classes import read_classes
 from hfseg.errors import DataError
@@ -269,6 +271,21 @@ def test_a_void_class_that_comes_first_is_left_out_where_the_file_ignores_its_va
     dataset = FolderConfig(data_dir=tmp_path).open("train")
     assert dataset.labels.names == ("road", "car")
     assert list(dataset[0].labels[0, :3]) == [255, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("gone.txt", r"class names `gone.txt` cannot be read"), ("names.txt", None), ("a,,b", "holds an empty name")],
+)
+def test_the_flag_for_classes_takes_a_file_in_the_data_folder_and_no_other_name_of_a_file(tmp_path, flag, message):
+    write_pairs(tmp_path / "images", tmp_path / "masks", stems("x"), values=(0, 1))
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    classes = source_flags(SourceOptions(classes=flag), default="folder")["data.classes"]
+    if message is None:
+        assert FolderConfig(data_dir=tmp_path, classes=classes).labels().names == ("a", "b")
+        return
+    with pytest.raises((DataError, ValidationError), match=message):
+        FolderConfig(data_dir=tmp_path, classes=classes).labels()
 
 
 def test_the_first_class_may_have_another_value_than_0(tmp_path):

@@ -132,7 +132,11 @@ def recipe_path(config: str | None, flags: Flags, *, resumed: Path | None = None
 
 
 def _classes(text: str | None) -> Any:
-    if text is None or Path(text).is_file():
+    if text is None:
+        return None
+    if Path(text).is_file():
+        return str(Path(text).absolute())
+    if Path(text).suffix.lower() in (".txt", ".json", ".yaml", ".yml", ".csv"):  # in the data folder, or nowhere
         return text
     return int(text) if text.isdigit() else [part.strip() for part in text.split(",")]
 

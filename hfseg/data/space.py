@@ -44,6 +44,8 @@ class LabelSettings(DatasetSettings):
     def _only_what_counts(self) -> "LabelSettings":
         names = self.classes if isinstance(self.classes, tuple) else ()
         twice = sorted({name for name in names if names.count(name) > 1})
+        if "" in names:
+            raise ValueError(f"`classes` holds an empty name: got {', '.join(f'`{name}`' for name in names)}")
         if twice or self.classes in ((), ""):
             raise ValueError(f"`classes` names {', '.join(twice)} twice" if twice else "`classes` is empty")
         if self.colors is not None and (self.first_value or self.ignored_values):
