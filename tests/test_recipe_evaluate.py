@@ -19,7 +19,7 @@ from hfseg.metrics import BootstrapConfig
 from hfseg.models import SegformerModelConfig, save_model
 from hfseg.recipes import evaluate, predict
 from hfseg.recipes.evidence import compare_with, write_counts
-from hfseg.recipes.run import FinetuneConfig, protocol_settings
+from hfseg.recipes.run import FinetuneConfig, RunFolder, protocol_settings
 from hfseg.recipes.subjects import PredictionFolder
 
 pytestmark = pytest.mark.slow
@@ -203,6 +203,15 @@ def test_models_are_not_compared_where_nothing_is_labelled(tmp_path):
     write_counts(evaluation, metrics, tmp_path)
     with pytest.raises(DataError, match="no image has a labelled pixel"):
         compare_with(tmp_path, evaluation, metrics, BootstrapConfig(resamples=100))
+
+
+def test_a_run_keeps_its_own_scores_where_its_model_is_shown_fewer_frames(tmp_path):
+    def output(**settings):
+        config = evaluate.EvaluateConfig.model_validate({"model": str(tmp_path), **settings})
+        return evaluate._output(config, RunFolder(tmp_path), "whole image")
+
+    assert output() == tmp_path
+    assert output(memory_frames=0) == tmp_path / "eval" / tmp_path.name / "validation-whole-image"
 
 
 def test_predictions_may_hold_the_raw_values_that_a_server_takes(tmp_path):

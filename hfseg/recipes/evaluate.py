@@ -210,7 +210,8 @@ def _corrupted(
 def _output(config: EvaluateConfig, folder: RunFolder | None, protocol: str) -> Path:
     if config.output is not None:
         return config.output
-    own = config.data is None and config.split == "validation" and config.protocol is None
+    changed = (config.data, config.protocol, config.memory_frames) != (None, None, None)
+    own = config.split == "validation" and not changed
     if folder is not None and own and not config.corruptions.names:
         return folder.path
     slug = re.sub(r"[^a-z0-9.]+", "-", protocol)
