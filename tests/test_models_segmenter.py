@@ -315,6 +315,12 @@ def test_normalization_is_read_from_the_preprocessor(preprocessor: dict[str, Any
     assert Pixels.from_preprocessor(preprocessor) == expected
 
 
+@pytest.mark.parametrize("wrong", [{"image_std": [0.5, 0, 0.5]}, {"image_std": -1}, {"rescale_factor": 0}])
+def test_what_is_divided_by_is_positive(wrong: dict[str, Any]):
+    with pytest.raises(ModelError, match=f"`{next(iter(wrong))}` in preprocessor_config.json must be positive: got"):
+        Pixels.from_preprocessor({"image_mean": 0.5, "image_std": 0.5, **wrong})
+
+
 def test_a_bgr_model_gets_blue_first():
     labels = LabelSpace.from_names(["a"])
     hf = SegformerModelConfig(pretrained="none", overrides=MIT).build(labels).hf

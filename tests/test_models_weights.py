@@ -70,6 +70,52 @@ def test_nothing_in_a_file_is_run(name: str, tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1", "no file of PyTorch's, or one that holds more"),
+        (b"hello world", "KeyError 101"),
+        (b"PK\x03\x04" + bytes(300), "PytorchStreamReader failed"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(content: bytes, told: str, tmp_path: Path):
+    (tmp_path / "file.pth").write_bytes(content)
+    with pytest.raises(ModelError, match=f"file.pth` cannot be read as weights: {told}"):
+        read(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("pytorch_model.bin", b"hello world", "KeyError 101"),
+        ("pytorch_model.bin", b"PK\x03\x04" + bytes(300), "PytorchStreamReader failed"),
+        ("model.safetensors.index.json", b"{}", "KeyError 'weight_map'"),
+        ("model.safetensors.index.json", b"{", "Expecting property name"),
+    ],
+)
+def test_a_damaged_file_in_a_model_folder_is_refused(name: str, content: bytes, told: str, tmp_path: Path):
+    folder = tmp_path / "model"
+    published_folder("convnextv2", folder)
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelError, match=f"model` cannot be opened as a `ConvNextV2Backbone`: {told}"):
+        UperNetModelConfig(backbone=str(folder)).build(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [({"hidden_act": "none"}, "KeyError 'none'"), ({"hidden_sizes": [8, 16]}, "list index out of range")],
+)
+def test_overrides_that_cannot_be_are_refused_wherever_weights_come_from(
+    overrides: dict[str, Any], told: str, tmp_path: Path
+):
+    folder = tmp_path / "model"
+    published_folder("convnextv2", folder)
+    for pretrained in (None, "none", str(folder / "model.safetensors")):
+        with pytest.raises(ModelError, match=rf"cannot be (built|opened as a `ConvNextV2Backbone`): {told}"):
+            UperNetModelConfig(backbone=str(folder), pretrained=pretrained, overrides=overrides).build(LABELS)
+
+
+@pytest.mark.parametrize(
     ("content", "got"),
     [({"epoch": 1, "lr": 0.1}, "`epoch`, `lr`"), ([1, 2], "list"), ({"state_dict": {}}, "`state_dict`")],
 )

@@ -31,15 +31,17 @@ class Pixels:
         A rescale factor other than 1/255 is folded into mean and deviation. A file without mean does not normalize.
 
         Raises:
-            ModelError: mean or deviation are not one or three numbers.
+            ModelError: mean or deviation are not one or three numbers, or one that is divided by is not positive.
         """
         kind = preprocessor.get("image_processor_type") or preprocessor.get("feature_extractor_type") or ""
         bgr = bool(preprocessor.get("do_flip_channel_order", kind.startswith("MobileViT")))
         factor = preprocessor.get("rescale_factor", 1 / BYTE) if preprocessor.get("do_rescale", True) else 1.0
+        _check_positive(float(factor), "rescale_factor")
         fold = factor * BYTE
         if not preprocessor.get("do_normalize", "image_mean" in preprocessor):
             return cls((0.0, 0.0, 0.0), (1 / fold,) * 3, bgr)
         mean, std = (_triple(preprocessor.get(key), key) for key in ("image_mean", "image_std"))
+        _check_positive(min(std), "image_std")
         return cls((mean[0] / fold, mean[1] / fold, mean[2] / fold), (std[0] / fold, std[1] / fold, std[2] / fold), bgr)
 
     def to_preprocessor(self, size: tuple[int, int] | None) -> dict[str, Any]:
@@ -83,3 +85,8 @@ def _triple(value: Any, key: str) -> Triple:
     if not isinstance(numbers, list) or len(numbers) != 3 or not all(isinstance(n, (int, float)) for n in numbers):
         raise ModelError(f"`{key}` in preprocessor_config.json is not three numbers: got {value!r}")
     return float(numbers[0]), float(numbers[1]), float(numbers[2])
+
+
+def _check_positive(number: float, key: str) -> None:
+    if number <= 0:
+        raise ModelError(f"`{key}` in preprocessor_config.json must be positive: got {number:g}")

@@ -29,6 +29,8 @@ from hfseg.errors import ModelError
 
 COMPUTED = re.compile(r"(relative_position_index|relative_coords_table|num_batches_tracked|position_ids)$")
 """Entries that some files hold and some do not, because the classes compute them."""
+FAILURES = (ValueError, TypeError, LookupError, RuntimeError, ImportError, AssertionError)
+"""How the classes of Transformers and timm fail on settings they cannot have, and their readers on damaged files."""
 BEST = "best-miou"
 """The folder inside a run folder that stands for the run."""
 
@@ -112,26 +114,35 @@ def load(model_class: Any, source: Source, *, config: Any, key_mapping: dict[str
     """Build `model_class` from `config` with the weights of `source`, in float32, and say how they fitted.
 
     Raises:
-        ModelError: the weights are not there or cannot be read.
+        ModelError: the weights are not there or cannot be read, or the class cannot be built as `config` says.
     """
     options = {"config": config, "key_mapping": key_mapping, "dtype": torch.float32, "weights_only": True}
     try:
         with quiet():
             model, info = _from_pretrained(model_class, source.location, **options)
     except (SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise ModelError(f"weights of `{source.location}` cannot be read: {_first_line(error)}") from None
+        raise ModelError(f"weights of `{source.location}` cannot be read: {reason(error)}") from None
     except OSError:
         raise _no_weights(source.location) from None
+    except FAILURES as error:
+        raise _no_model(model_class, source.location, error) from None
     if info["error_msgs"]:
         raise ModelError(f"weights of `{source.location}` cannot be read: {'; '.join(info['error_msgs'])}")
     return _loaded(model, info)
 
 
-def load_state(model_class: Any, state: Mapping[str, Tensor], *, config: Any) -> Loaded:
-    """Build `model_class` from `config` with weights that have been read already, in float32."""
+def load_state(model_class: Any, state: Mapping[str, Tensor], *, config: Any, location: str) -> Loaded:
+    """Build `model_class` from `config` with weights that have been read from `location` already, in float32.
+
+    Raises:
+        ModelError: the class cannot be built as `config` says.
+    """
     options: dict[str, Any] = {"dtype": torch.float32, "ignore_mismatched_sizes": True, "output_loading_info": True}
-    with quiet():
-        model, info = model_class.from_pretrained(None, config=config, state_dict=dict(state), **options)
+    try:
+        with quiet():
+            model, info = model_class.from_pretrained(None, config=config, state_dict=dict(state), **options)
+    except FAILURES as error:
+        raise _no_model(model_class, location, error) from None
     return _loaded(model, info)
 
 
@@ -153,6 +164,14 @@ def no_network(name: str) -> ModelError:
     )
 
 
+def reason(error: Exception) -> str:
+    """Put what a library says of a failure into a line."""
+    if isinstance(error, pickle.UnpicklingError):  # PyTorch's own text is about how to run what a file holds
+        return "no file of PyTorch's, or one that holds more than tensors and plain values"
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return line if line and not isinstance(error, KeyError) else f"{type(error).__name__} {line}".strip()
+
+
 def _from_pretrained(model_class: Any, location: str, **options: Any) -> Any:
     """Read weights from a folder, from the Hub's local cache, and only then from the Hub."""
     options |= {"ignore_mismatched_sizes": True, "output_loading_info": True, "trust_remote_code": False}
@@ -170,6 +189,13 @@ def _no_weights(location: str) -> ModelError:
     return ModelError(
         f"model folder `{location}` holds no weights that can be read",
         hint="expected model.safetensors; `--pretrained none` is the only way to random weights",
+    )
+
+
+def _no_model(model_class: Any, location: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"`{location}` cannot be opened as a `{model_class.__name__}`: {reason(error)}",
+        hint="a file is damaged, or a setting in config.json or among the overrides cannot be",
     )
 
 
@@ -193,7 +219,7 @@ def _from_hub(name: str, filename: str, *, optional: bool = False) -> Path | Non
             f"`{name}` is neither a local folder nor a model on the Hub", hint="check the spelling of owner/name"
         ) from None
     except HfHubHTTPError as error:
-        raise ModelError(f"`{name}` cannot be fetched from the Hub: {_first_line(error)}") from None
+        raise ModelError(f"`{name}` cannot be fetched from the Hub: {reason(error)}") from None
 
 
 def _check(source: Source) -> None:
@@ -227,7 +253,3 @@ def _read(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"`{path}` must hold keys and values: got {type(content).__name__}")
     return content
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,12 +13,9 @@ from hfseg.models.backbones import aliases, timm
 from hfseg.models.backbones.families import Traits, traits_of
 from hfseg.models.backbones.neck import PyramidBackbone, PyramidConfig
 from hfseg.models.backbones.plan import Plan
-from hfseg.models.backbones.probe import Kind, inspect, judge, reason
+from hfseg.models.backbones.probe import Kind, inspect, judge
 from hfseg.models.backbones.weights import WeightsFile, load_weights, unexpected
-from hfseg.models.sources import Loaded, load, quiet
-
-FAILURES = (ValueError, TypeError, IndexError, RuntimeError, ImportError, AssertionError)
-"""How the classes of Transformers and timm fail on settings they cannot have."""
+from hfseg.models.sources import FAILURES, Loaded, load, quiet, reason
 
 
 @dataclass(frozen=True)

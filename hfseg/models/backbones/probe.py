@@ -1,6 +1,5 @@
 """What an encoder gives, seen by dry forwards. Nothing here knows an encoder by name."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 
 from hfseg.errors import ModelError
 from hfseg.models.segmenter import evaluating
+from hfseg.models.sources import reason
 
 STRIDES = (4, 8, 16, 32)
 PROBE_SIZES = ((64, 96), (96, 64))
@@ -106,15 +106,6 @@ def judge(shape: Shape, name: str) -> Kind:
         f"encoder `{name}` gives maps at strides {rounded}{differing}: expected 4, 8, 16, 32",
         hint="it is no pyramid, nor does it give four maps of one stride, of which the neck makes one",
     )
-
-
-def reason(error: Exception) -> str:
-    """The first line of an error that says something."""
-    return next(_lines(error), type(error).__name__)
-
-
-def _lines(error: Exception) -> Iterator[str]:
-    return (line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def _shapes(backbone: Any, size: Size) -> tuple[tuple[int, ...], ...]:

@@ -13,12 +13,12 @@ from transformers.modeling_outputs import BackboneOutput
 
 from hfseg.errors import ModelError
 from hfseg.models.backbones import aliases, timm
-from hfseg.models.backbones.build import FAILURES, Built, backbone_class, patch_size, through_neck
+from hfseg.models.backbones.build import Built, backbone_class, patch_size, through_neck
 from hfseg.models.backbones.neck import PyramidConfig
 from hfseg.models.backbones.plan import RANDOM, Plan, plan, plan_default
-from hfseg.models.backbones.probe import Kind, Shape, inspect, judge, reason
+from hfseg.models.backbones.probe import Kind, Shape, inspect, judge
 from hfseg.models.dilation import DILATABLE, OWN_STRIDE
-from hfseg.models.sources import quiet
+from hfseg.models.sources import FAILURES, quiet, reason
 
 REFUSED = "refused"
 SEGFORMER_ALONE = "with --decoder segformer"

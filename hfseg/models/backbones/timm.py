@@ -25,10 +25,10 @@ from transformers.modeling_outputs import BackboneOutput
 
 from hfseg.errors import ModelError
 from hfseg.models.backbones.neck import four_maps
-from hfseg.models.backbones.probe import STRIDES, reason
+from hfseg.models.backbones.probe import STRIDES
 from hfseg.models.backbones.weights import CLASSIFIER, WeightsFile, read
 from hfseg.models.pixels import Pixels
-from hfseg.models.sources import COMPUTED, Loaded, quiet
+from hfseg.models.sources import COMPUTED, Loaded, quiet, reason
 
 PREFIX = "timm:"
 INSTALL = "pip install 'hfseg[timm]'"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hfseg.errors import ModelError
 from hfseg.models.backbones.families import Traits
-from hfseg.models.sources import COMPUTED, Loaded, load_state
+from hfseg.models.sources import COMPUTED, FAILURES, Loaded, load_state, reason
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pth.tar")
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_ema", "state_dict_ema", "module")
@@ -71,10 +71,9 @@ def read(path: Path) -> dict[str, Tensor]:
     """
     try:
         content: Any = load_file(path) if path.suffix == ".safetensors" else _load(path)
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
-        lines = (str(error).splitlines() or [type(error).__name__])[0]
+    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, *FAILURES) as error:
         raise ModelError(
-            f"`{path}` cannot be read as weights: {lines}",
+            f"`{path}` cannot be read as weights: {reason(error)}",
             hint="only tensors are read, nothing in a file is run; a file that holds objects must be saved anew",
         ) from None
     while inner := _wrapped(content):
@@ -105,13 +104,13 @@ def load_weights(
     """Build `model_class` with the encoder's part of a file; also give the heads' part.
 
     Raises:
-        ModelError: the file cannot be read.
+        ModelError: the file cannot be read, or the class cannot be built as `config` says.
     """
     state, heads = split(read(file.path))
     if traits.from_published:
         state = traits.from_published(state)
     kept = {name: value for name, value in state.items() if not COMPUTED.search(name)}
-    return load_state(model_class, kept, config=config), heads
+    return load_state(model_class, kept, config=config, location=file.location), heads
 
 
 def unexpected(loaded: Loaded) -> tuple[str, ...]:
