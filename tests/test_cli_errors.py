@@ -47,6 +47,11 @@ CASES = {
     "missing folder": (["finetune", "--dataset", "folder", "--data-dir", "nowhere"], "nowhere", "hint:"),
     "unknown data set": (["finetune", "--dataset", "folders"], "`data.kind` has no such kind", "did you mean `folder`?"),
     "unknown encoder": (["finetune", "--backbone", "convnextv3"], "convnextv3", "convnextv2"),
+    "decoder that loses a recipe's encoder": (
+        ["finetune", "--config", "upernet-dinat-mini-ade20k", "--decoder", "fusion"],
+        "no encoder is named: got --config upernet-dinat-mini-ade20k",
+        "give --backbone too",
+    ),
     "unknown decoder": (["finetune", "--decoder", "upernett"], "`model.kind` has no such kind", "did you mean `upernet`?"),
     "unknown loss": (["finetune", "--loss", "ce+dise"], "dise", "dice"),
     "weights that cannot be had": (["finetune", "--backbone", "convnextv2"], "facebook/convnextv2-tiny", "hf download"),

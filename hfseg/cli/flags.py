@@ -83,7 +83,11 @@ def source_flags(options: SourceOptions, *, default: str | None) -> Flags:
 
 
 def model_flags(options: TrainingOptions) -> Flags:
-    """The model: a whole checkpoint, or an encoder and a decoder."""
+    """The model: a whole checkpoint, or an encoder and a decoder.
+
+    Raises:
+        ConfigError: flags contradict each other, or would silently lose a recipe's encoder.
+    """
     if options.model is not None:
         others = {
             "--decoder": options.decoder,
@@ -99,6 +103,12 @@ def model_flags(options: TrainingOptions) -> Flags:
             )
         return {"model.kind": "checkpoint", "model.checkpoint": _local(options.model)}
     decoder, backbone = options.decoder, options.backbone
+    if decoder is not None and backbone is None and options.config is not None:
+        raise ConfigError(
+            f"--decoder {decoder} takes the place of the recipe's whole model, and no encoder is named: got --config "
+            f"{options.config}",
+            hint="give --backbone too, or leave out --decoder",
+        )
     if decoder is None and options.attention is not None and options.config is None:
         decoder = "tmanet"
     if decoder is None and backbone is not None and options.config is None:
