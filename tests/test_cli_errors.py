@@ -59,6 +59,11 @@ CASES = {
     "model and encoder": (["finetune", "--model", "x/y", "--backbone", "swin"], "--model is a whole model: got --backbone as well", "leave"),
     "epochs and steps": (["finetune", "--epochs", "2", "--steps", "3"], "--epochs and --steps are both given", "one of them"),
     "pattern that freezes nothing": (["finetune", *TINY, "--freeze", "backbon"], "backbon", "backbone"),
+    "pattern that freezes nothing, of two": (
+        ["finetune", *TINY, "--freeze", "backbon", "--freeze", "backbone.stages.0"],
+        "`backbon`",
+        "backbone",
+    ),
     "crop size": (["finetune", "--crop-size", "big"], "--crop-size `big` is not a size", "360x480"),
     "precision": (["finetune", "--precision", "fp8"], "`runtime.precision` (--precision)", ""),
     "nothing to resume": (["finetune", "--resume", "--output", "none"], "there is no run to resume in `none`", "--resume"),

@@ -47,7 +47,7 @@ def training_flags(options: TrainingOptions, data: DataOptions, run: RunOptions)
             "augment.crop_size": _size(options.crop_size),
             "loader.batch_size": options.batch_size,
             "adapter.kind": options.adapter,
-            "freeze.modules": options.freeze,
+            "freeze.modules": ",".join(options.freeze) if options.freeze else None,
             "loss.terms": options.loss,
             "distill.teacher": options.teacher,
             "optim.lr": options.lr,

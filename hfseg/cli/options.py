@@ -155,10 +155,11 @@ class TrainingOptions:
         ),
     ] = None
     freeze: Annotated[
-        str | None,
+        list[str] | None,
         option(
             panel=MODEL,
-            help="backbone, backbone.stages.0-2, all-but:decode_head.classifier, or a module glob; commas join.",
+            help="backbone, backbone.stages.0-2, all-but:decode_head.classifier, or a module glob; commas join, and "
+            "it may be repeated.",
         ),
     ] = None
     adapter: Annotated[
