@@ -12,6 +12,7 @@ from hfseg.data.classes import Classes, find_classes
 from hfseg.data.columns import find_columns, known_classes
 from hfseg.data.load import hub_class_file, load_splits, undecoded
 from hfseg.data.record import Record
+from hfseg.data.settings import check_buffer
 from hfseg.data.space import LabelSettings, label_space
 from hfseg.data.stream import StreamDataset
 from hfseg.data.table import Split, TableDataset, seeded_split
@@ -64,11 +65,7 @@ class HubConfig(LabelSettings):
                 "`rare_class_crop` needs every mask to be counted first, which `streaming` cannot do\n\n"
                 "hint: set data.streaming=false, or write the set to shards"
             )
-        if not self.streaming and self.shuffle_buffer != type(self).model_fields["shuffle_buffer"].default:
-            raise ValueError(
-                f"`shuffle_buffer` has no effect without `streaming: true`: got {self.shuffle_buffer}\n\n"
-                "hint: leave it out, or set data.streaming=true"
-            )
+        check_buffer(self, self.shuffle_buffer, streaming=self.streaming)
         return self
 
     def labels(self) -> LabelSpace:

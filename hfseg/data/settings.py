@@ -22,3 +22,16 @@ class ClipSettings(DatasetSettings):
 
     frame_step: PositiveInt = 1
     """Frames from each frame of a clip to the next one; how many a clip has follows from the model's memory."""
+
+
+def check_buffer(settings: DatasetSettings, shuffle_buffer: int, *, streaming: bool) -> None:
+    """Refuse a `shuffle_buffer` that was given where nothing is streamed.
+
+    Raises:
+        ValueError: it would do nothing.
+    """
+    if not streaming and shuffle_buffer != type(settings).model_fields["shuffle_buffer"].default:
+        raise ValueError(
+            f"`shuffle_buffer` has no effect without `streaming: true`: got {shuffle_buffer}\n\n"
+            "hint: leave it out, or set data.streaming=true"
+        )

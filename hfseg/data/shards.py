@@ -7,7 +7,7 @@ from pydantic import PositiveInt, model_validator
 
 from hfseg.data.manifest import read_labels_file, read_manifest
 from hfseg.data.merging import merged
-from hfseg.data.settings import DatasetSettings
+from hfseg.data.settings import DatasetSettings, check_buffer
 from hfseg.data.shard_table import ShardTable, check_files
 from hfseg.data.table import Split, TableDataset
 from hfseg.errors import DataError
@@ -29,11 +29,7 @@ class ShardsConfig(DatasetSettings):
 
     @model_validator(mode="after")
     def _buffer_is_used(self) -> "ShardsConfig":
-        if not self.streaming and self.shuffle_buffer != type(self).model_fields["shuffle_buffer"].default:
-            raise ValueError(
-                f"`shuffle_buffer` has no effect without `streaming: true`: got {self.shuffle_buffer}\n\n"
-                "hint: leave it out, or set data.streaming=true"
-            )
+        check_buffer(self, self.shuffle_buffer, streaming=self.streaming)
         return self
 
     def labels(self) -> LabelSpace:

@@ -123,13 +123,13 @@ def _answered_in(seconds: float, workers: Sequence[BaseProcess]) -> Iterator[Non
     """
     late, answered = threading.Event(), threading.Event()
 
-    def wait() -> None:
+    def watch() -> None:
         if not _passed(answered, seconds):
             late.set()
             for worker in workers:
                 worker.kill()
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     except (RuntimeError, OSError, EOFError):

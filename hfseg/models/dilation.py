@@ -14,7 +14,7 @@ it is, in the first block too, because it stands behind the stride.
 
 import copy
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,8 @@ from torch.nn import functional as F
 from transformers import AutoBackbone
 
 from hfseg.errors import ModelError
-from hfseg.models.segmenter import evaluating
+from hfseg.models.segmenter import OWN_STRIDE, evaluating
 
-OWN_STRIDE: Final = 32
-"""Pixels between neighbours on the last map of every pyramid."""
 PROBE_SIZE = 128
 """Pixels on a side of the image that is sent through to see at which stride each convolution works."""
 REWRITTEN = ("resnet", "convnext", "convnextv2", "dinov3_convnext", "hgnet_v2")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, UInt8
@@ -20,8 +20,8 @@ from hfseg.values import SegOutput
 
 PROBE_SIZE = 128
 """Pixels on a side of dry forwards: four on the coarsest map of a pyramid, so that only pooled maps are 1 x 1."""
-COARSEST_STRIDE = 32
-"""Pixels of an image below one of the coarsest map of a pyramid; smaller images have less than one."""
+OWN_STRIDE: Final = 32
+"""Pixels between neighbours on the last map of every pyramid; smaller images have less than one place there."""
 SQUARE_ONLY = ("dpt", "data2vec-vision")
 """Families whose classes in Transformers take square images only."""
 ONE_SIZE_ONLY = ("data2vec-vision",)
@@ -76,11 +76,11 @@ class Segmenter(nn.Module):
             return self._segment(pixel_values)
         except RuntimeError as error:
             height, width = pixel_values.shape[-2:]
-            if min(height, width) >= COARSEST_STRIDE:
+            if min(height, width) >= OWN_STRIDE:
                 raise
             raise ModelError(
                 f"images of {height} x {width} pixels are too small for `{type(self.hf).__name__}`: {error}",
-                hint=f"show larger ones, {COARSEST_STRIDE} pixels or more a side: --short-side, to train --crop-size",
+                hint=f"show larger ones, {OWN_STRIDE} pixels or more a side: --short-side, to train --crop-size",
             ) from None
 
     def _segment(self, pixel_values: UInt8[Tensor, "b *t 3 h w"] | Float[Tensor, "b *t 3 h w"]) -> SegOutput:

@@ -25,9 +25,9 @@ from hfseg.labels import IGNORE_INDEX, LabelSpace
 from hfseg.logits import resize_logits
 from hfseg.models.attention import AttentionConfig, Features, NonLocalConfig
 from hfseg.models.attention.layers import conv_norm
-from hfseg.models.dilation import DILATABLE, OWN_STRIDE, build_dilated
+from hfseg.models.dilation import DILATABLE, build_dilated
 from hfseg.models.encoder import EncoderConfig, opened_config
-from hfseg.models.segmenter import Segmenter
+from hfseg.models.segmenter import OWN_STRIDE, Segmenter
 from hfseg.models.sources import quiet
 
 AUXILIARY_CHANNELS = 256

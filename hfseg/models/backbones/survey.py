@@ -17,7 +17,8 @@ from hfseg.models.backbones.build import Built, backbone_class, patch_size, thro
 from hfseg.models.backbones.neck import PyramidConfig
 from hfseg.models.backbones.plan import RANDOM, Plan, plan, plan_default
 from hfseg.models.backbones.probe import Kind, Shape, inspect, judge
-from hfseg.models.dilation import DILATABLE, OWN_STRIDE
+from hfseg.models.dilation import DILATABLE
+from hfseg.models.segmenter import OWN_STRIDE
 from hfseg.models.sources import FAILURES, quiet, reason
 
 REFUSED = "refused"
